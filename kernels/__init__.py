@@ -1,0 +1,10 @@
+"""Triton kernels (none in this version): the place of `backend="triton"`."""
+
+from __future__ import annotations
+
+import torch
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why tensors on `device` cannot be served by the kernels, with the remedy; None if they can."""
+    return 'this version has no Triton kernels; use backend="torch" or "auto".'

@@ -1,0 +1,8 @@
+"""Token sampling for language models: one call from logits to token, the same on every device."""
+
+from .functional import mask_logits, sample, softmax
+from .module import FusedSampler
+from .output import SampleOutput
+from .params import SamplingParams
+
+__all__ = ["FusedSampler", "SampleOutput", "SamplingParams", "mask_logits", "sample", "softmax"]

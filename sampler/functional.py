@@ -1,0 +1,153 @@
+"""The three public functions: check the arguments, choose a backend, name the row that is wrong."""
+
+from __future__ import annotations
+
+import torch
+
+from .backends import choose_backend
+from .draws import Seed, Step, resolve_draws
+from .mass import MAX_VOCAB
+from .output import SampleOutput
+from .params import Parameter, SamplingParams, resolve_rows
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: Parameter = 1.0,
+    top_k: Parameter = 0,
+    top_p: Parameter = 1.0,
+    min_p: Parameter = 0.0,
+    seed: Seed = None,
+    step: Step = 0,
+    num_samples: int = 1,
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+    return_info: bool = False,
+    validate: bool = True,
+) -> torch.Tensor | SampleOutput:
+    """Draw tokens from logits: temperature, top-k, top-p, min-p, softmax, cumulative-sum draw.
+
+    The same logits, seed and step give the same tokens on every device and in any batch.
+
+    Args:
+        logits: `[B, V]` or `[V]`, fp32, bf16 or fp16, `V <= 2**22`; `-inf` forbids a token.
+        temperature, top_k, top_p, min_p: a number, a `[B]` tensor or None (off); see
+            `SamplingParams` for ranges and off values. A temperature below 1e-5 is greedy: the
+            lowest index of the maximum, filters and seed ignored.
+        seed: an integer for the batch (row b then has a stream of its own), an int64 `[B]` tensor
+            (each row draws as if it were alone), or None: one seed a call from PyTorch's default
+            CPU generator, or from `generator`.
+        step: position in the sequence, an integer or a `[B]` tensor; another step, other draws.
+        num_samples: draws a row, with replacement.
+        generator: a CPU generator to take the seed from.
+        backend: "torch", "triton" or "auto" (Triton on a GPU tensor, PyTorch otherwise).
+        return_info: return a `SampleOutput` with log-probabilities and kept counts as well.
+        validate: check the logits' rows and the values of parameter tensors. With False nothing
+            waits for the device and the token of an invalid row is -1.
+
+    Returns:
+        int64 tokens: `[B]`, or `[B, num_samples]` for more than one; for `[V]` logits without the B.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, shape or range, or (with `validate`) a
+            row that holds NaN or `+inf`, or nothing but `-inf`. The message names the row.
+    """
+    rows_of_logits = _check_logits(logits)
+    batch = rows_of_logits.shape[0]
+    params = SamplingParams(temperature, top_k, top_p, min_p)
+    rows = resolve_rows(params, rows_of_logits, validate)
+    draws = resolve_draws(
+        seed, step, num_samples, generator, batch, rows_of_logits.device, validate
+    )
+    output = choose_backend(backend, logits.device).sample(
+        rows_of_logits, rows, draws, return_info
+    )
+    if validate:
+        _raise_invalid(rows_of_logits, output.tokens[:, 0] < 0)
+    if num_samples == 1:
+        output = SampleOutput(
+            *(v if v is None or v.dim() == 1 else v[:, 0] for v in output)
+        )
+    if logits.dim() == 1:
+        output = SampleOutput(*(v if v is None else v[0] for v in output))
+    return output if return_info else output.tokens
+
+
+def softmax(
+    logits: torch.Tensor, temperature: Parameter = 1.0, backend: str = "auto"
+) -> torch.Tensor:
+    """Probabilities `softmax(logits / temperature)` in fp32, shaped like `logits` (`[B, V]`, `[V]`).
+
+    `temperature` is a number, a `[B]` tensor or None (1); a greedy row, below 1e-5, has all its
+    probability on the lowest index of its maximum. Raises as `sample` does.
+    """
+    rows_of_logits = _check_logits(logits)
+    rows = resolve_rows(SamplingParams(temperature), rows_of_logits)
+    output = choose_backend(backend, logits.device).softmax(rows_of_logits, rows)
+    _raise_invalid(rows_of_logits, output[:, 0].isnan())
+    return output.view(logits.shape)
+
+
+def mask_logits(
+    logits: torch.Tensor,
+    temperature: Parameter = 1.0,
+    top_k: Parameter = 0,
+    top_p: Parameter = 1.0,
+    min_p: Parameter = 0.0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """`logits / temperature` in fp32, `-inf` where a filter drops the token; shaped like `logits`.
+
+    Equal to what Hugging Face's warpers give, ties and the rounding at a boundary aside. A greedy
+    row keeps its one token's undivided logit. Parameters and errors are those of `sample`.
+    """
+    rows_of_logits = _check_logits(logits)
+    rows = resolve_rows(SamplingParams(temperature, top_k, top_p, min_p), rows_of_logits)
+    output = choose_backend(backend, logits.device).mask_logits(rows_of_logits, rows)
+    _raise_invalid(rows_of_logits, output[:, 0].isnan())
+    return output.view(logits.shape)
+
+
+def _check_logits(logits: torch.Tensor) -> torch.Tensor:
+    """The logits as `[B, V]` with vocabulary stride 1, without gradient."""
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}.")
+    if logits.dtype not in _DTYPES:
+        raise TypeError(
+            f"logits have dtype {logits.dtype}; fp32, bf16 and fp16 are supported, "
+            "convert them with logits.float()."
+        )
+    if logits.dim() not in (1, 2):
+        raise ValueError(
+            f"logits have shape {list(logits.shape)}; pass [B, V] or [V], for example the last "
+            "position logits[:, -1] of [B, S, V]."
+        )
+    if not 1 <= logits.shape[-1] <= MAX_VOCAB:
+        raise ValueError(
+            f"logits have a vocabulary of {logits.shape[-1]}; it must hold 1 to {MAX_VOCAB} tokens."
+        )
+    rows = logits.detach()
+    if rows.stride(-1) != 1 and rows.shape[-1] > 1:
+        rows = rows.contiguous()
+    return rows if rows.dim() == 2 else rows[None]
+
+
+def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor) -> None:
+    """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it."""
+    if not invalid.any():
+        return
+    row = int(invalid.nonzero()[0])
+    x = logits[row]
+    for name, bad in (("NaN", x.isnan()), ("+inf", x == torch.inf)):
+        if bad.any():
+            token = int(bad.nonzero()[0])
+            raise ValueError(
+                f"logits row {row} holds {name} at token {token}; mend the model's output, "
+                "or call sample(..., validate=False) to get token -1 for such rows."
+            )
+    raise ValueError(
+        f"logits row {row} forbids every token (all -inf); allow at least one, "
+        "or call sample(..., validate=False) to get token -1 for such rows."
+    )

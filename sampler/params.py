@@ -1,0 +1,143 @@
+"""Sampling parameters: checked once, then one value a row."""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+
+from .mass import LOG2_E
+
+GREEDY_BELOW = 1e-5
+Parameter = float | int | torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """What to draw from. Each value is a number, a `[B]` tensor (one value a row) or None (off).
+
+    temperature: divides the logits; in [0, inf), below 1e-5 greedy; off value 1.
+    top_k: keep the k largest logits and all ties of the k-th; off values 0 and k >= V.
+    top_p: keep the smallest set of best tokens that holds the mass p; in [0, inf), off from 1 on.
+    min_p: keep tokens at least min_p times as probable as the best; in [0, 1], off value 0.
+
+    The filters apply in this order, each to what the earlier ones kept (contract section 4).
+    """
+
+    temperature: Parameter = 1.0
+    top_k: Parameter = 0
+    top_p: Parameter = 1.0
+    min_p: Parameter = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not isinstance(value, torch.Tensor):
+                _check_number(field.name, value)
+
+
+class Rows(NamedTuple):
+    """The parameters of a batch as the backends read them: `[B]` tensors beside the logits."""
+
+    temperature: torch.Tensor  # fp32
+    c: torch.Tensor  # fp32: log2(e) / temperature, IEEE division
+    top_k: torch.Tensor  # int64 in [1, V]; V = off
+    top_p: torch.Tensor  # fp64 (widened fp32) in [0, 1]; 1 = off
+    min_p_log2: torch.Tensor  # fp32: log2(min_p); -inf = off
+
+    @property
+    def greedy(self) -> torch.Tensor:
+        return self.temperature < GREEDY_BELOW
+
+    def select(self, index: Any) -> Rows:
+        """The rows that `index` names."""
+        return Rows(*(value[index] for value in self))
+
+
+def resolve_rows(params: SamplingParams, logits: torch.Tensor, validate: bool = True) -> Rows:
+    """The parameters as one value a row of `logits` [B, V].
+
+    `validate=False` leaves the values of parameter tensors unread, so that nothing waits for the
+    device; a value out of range then acts as the nearest one in range.
+    """
+    batch, vocab = logits.shape
+    values = {field.name: getattr(params, field.name) for field in fields(params)}
+    tensors = {
+        name: _row_tensor(name, value, batch, validate)
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if not tensors and logits.device.type == "cpu":
+        return _scalar_rows(params, batch, vocab)
+    return _build_rows({**values, **tensors}, batch, vocab, logits.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _scalar_rows(params: SamplingParams, batch: int, vocab: int) -> Rows:
+    """`Rows` of plain numbers on the CPU, kept because a decoding loop asks for the same ones."""
+    values = {field.name: getattr(params, field.name) for field in fields(params)}
+    return _build_rows(values, batch, vocab, torch.device("cpu"))
+
+
+def _build_rows(values: dict[str, Any], batch: int, vocab: int, device: torch.device) -> Rows:
+    def per_row(name: str, off: float, dtype: torch.dtype) -> torch.Tensor:
+        value = values[name]
+        if isinstance(value, torch.Tensor):
+            return value.to(device=device, dtype=dtype).expand(batch)
+        return torch.full((batch,), off if value is None else value, dtype=dtype, device=device)
+
+    if isinstance(values["top_k"], int):
+        values["top_k"] = min(values["top_k"], vocab)
+    temperature = per_row("temperature", 1.0, torch.float32)
+    top_k = per_row("top_k", 0, torch.int64)
+    top_p = per_row("top_p", 1.0, torch.float32).double()
+    min_p = per_row("min_p", 0.0, torch.float32).double()
+    c = torch.full_like(temperature, LOG2_E) / temperature
+    top_k = torch.where(top_k <= 0, vocab, top_k.clamp(max=vocab))
+    return Rows(temperature, c, top_k, top_p.clamp(0.0, 1.0), min_p.log2().float())
+
+
+_RULES = {  # name: (lower bound, upper bound, what a user should do)
+    "temperature": (0.0, math.inf, "use 0 for greedy decoding or a finite positive number"),
+    "top_k": (0, math.inf, "use 0 to switch it off"),
+    "top_p": (0.0, math.inf, "use a number from 0 to 1; 1 switches it off"),
+    "min_p": (0.0, 1.0, "use a number from 0 to 1; 0 switches it off"),
+}
+_FP32_MAX = torch.finfo(torch.float32).max
+
+
+def _check_number(name: str, value: object, where: str = "") -> None:
+    lower, upper, remedy = _RULES[name]
+    kind = numbers.Integral if name == "top_k" else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        wanted = "an integer" if name == "top_k" else "a number"
+        raise TypeError(f"{name} must be {wanted}, a [B] tensor or None, got {value!r}; {remedy}.")
+    finite = name == "top_p" or value <= _FP32_MAX  # type: ignore[operator]
+    if not (lower <= value <= upper and finite):  # type: ignore[operator]
+        raise ValueError(f"{name} is {value}{where}, out of range; {remedy}.")
+
+
+def _row_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> torch.Tensor:
+    """A parameter tensor, its dtype, length and values checked."""
+    integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    if not integer and (name == "top_k" or not value.is_floating_point()):
+        wanted = "an integer" if name == "top_k" else "a floating-point"
+        raise TypeError(f"{name} must be {wanted} tensor, got {value.dtype}; convert it first.")
+    if value.shape not in ((), (1,), (batch,)):
+        raise ValueError(
+            f"{name} has shape {list(value.shape)} but logits have {batch} rows; "
+            f"pass a number or a tensor of shape [{batch}]."
+        )
+    if validate:
+        lower, upper, _ = _RULES[name]
+        good = (value >= lower) & (value <= upper)
+        if name != "top_p":
+            good &= value <= _FP32_MAX
+        if not good.all():
+            row = int((~good.expand(batch)).nonzero()[0])
+            _check_number(name, value.expand(batch)[row].item(), where=f" in row {row}")
+    return value

