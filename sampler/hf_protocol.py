@@ -1,0 +1,140 @@
+"""What a decoding loop and a Hugging Face model say to each other, in transformers 4.57 and 5.
+
+These are the methods that transformers' documentation of custom decoding loops tells a loop to
+call. Their shape differs between versions; nothing else in the package knows about that.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, GenerationMixin
+from transformers.generation.utils import (
+    ALL_CACHE_NAMES,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+    GenerateNonBeamOutput,
+)
+
+_PREPARE = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+_GENERATE_CODE = inspect.unwrap(GenerationMixin.generate).__code__
+
+
+def prefill(
+    model: Any,
+    input_ids: torch.Tensor,
+    generation_config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """The model's outputs for the whole prompt, in chunks if the configuration says so."""
+    if hasattr(model, "_prefill"):  # 5.x
+        return model._prefill(input_ids, generation_config, model_kwargs), model_kwargs
+    model_kwargs = model._get_initial_cache_position(
+        input_ids.shape[1], input_ids.device, model_kwargs
+    )
+    if generation_config.prefill_chunk_size is not None:  # leaves the last token to us
+        model_kwargs = model._prefill_chunking(input_ids, generation_config, **model_kwargs)
+    inputs = model.prepare_inputs_for_generation(input_ids, **model_kwargs)
+    return model(**inputs, return_dict=True), model_kwargs
+
+
+def decode_inputs(model: Any, input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> dict:
+    """The model's inputs for one more token."""
+    if "next_sequence_length" not in _PREPARE:  # up to 5.2 `cache_position` says what is new
+        return model.prepare_inputs_for_generation(input_ids, **model_kwargs)
+    new_tokens = 1 if model_kwargs["use_cache"] else None
+    return model.prepare_inputs_for_generation(
+        input_ids, next_sequence_length=new_tokens, **model_kwargs
+    )
+
+
+def decode_forward(
+    model: Any, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
+) -> Callable[..., Any]:
+    """The model's forward pass for one token: compiled where transformers would compile it."""
+    if model._valid_auto_compile_criteria(model_kwargs, generation_config):
+        return model.get_compiled_call(generation_config.compile_config)
+    return model
+
+
+def decode_mode(model: Any) -> AbstractContextManager:
+    """Where transformers 5 swaps in what is faster for one token than for many."""
+    return getattr(model, "_optimize_model_for_decode", nullcontext)()
+
+
+def lost_arguments(model: Any) -> dict[str, Any]:
+    """`streamer`, `synced_gpus` and `assistant_model` as given to `generate`, unless None.
+
+    `generate` swallows these three when `custom_generate` is a callable: it rebuilds the keyword
+    arguments of the decoding method from the callable's own (4.57 to 5.23). A streamer that never
+    ends hangs its reader, so they are read where they still are, in the frame of `generate`. The
+    frame is looked for two levels up: call this from the callable itself.
+    """
+    frame = inspect.currentframe()
+    caller = frame and frame.f_back and frame.f_back.f_back
+    if caller is None or caller.f_code is not _GENERATE_CODE:
+        return {}
+    given = caller.f_locals
+    return model._extract_generation_mode_kwargs(
+        None, {}, given["synced_gpus"], given["assistant_model"], given["streamer"]
+    )
+
+
+class Record:
+    """What `return_dict_in_generate` asks to keep of every step."""
+
+    def __init__(self, generation_config: GenerationConfig, is_encoder_decoder: bool):
+        prefix = "decoder_" if is_encoder_decoder else ""
+        attentions, states = (
+            generation_config.output_attentions,
+            generation_config.output_hidden_states,
+        )
+        wanted = {
+            "scores": generation_config.output_scores,
+            "logits": generation_config.output_logits,
+            prefix + "attentions": attentions,
+            "cross_attentions": attentions and is_encoder_decoder,
+            prefix + "hidden_states": states,
+        }
+        self._returns_dict = generation_config.return_dict_in_generate
+        self._encoder = {"attentions": attentions, "hidden_states": states}
+        self._is_encoder_decoder = is_encoder_decoder
+        self._kept: dict[str, tuple] = {
+            name: () for name, value in wanted.items() if value and self._returns_dict
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._kept
+
+    @property
+    def scores(self) -> tuple | None:
+        return self._kept.get("scores")
+
+    def add(self, outputs: Any, logits: torch.Tensor, scores: torch.Tensor) -> None:
+        """Keep one step: the model's outputs, its next-token logits and what became of them."""
+        ours = {"logits": logits, "scores": scores}
+        for name in self._kept:
+            self._kept[name] += (ours[name] if name in ours else getattr(outputs, name),)
+
+    def result(
+        self, sequences: torch.Tensor, model_kwargs: dict[str, Any]
+    ) -> GenerateNonBeamOutput | torch.Tensor:
+        """What `generate` returns: the sequences alone, or with everything that was kept."""
+        if not self._returns_dict:
+            return sequences
+        caches = (model_kwargs[name] for name in ALL_CACHE_NAMES if name in model_kwargs)
+        fields: dict[str, Any] = {
+            "sequences": sequences,
+            "past_key_values": next(caches, None),
+            **self._kept,
+        }
+        if not self._is_encoder_decoder:
+            return GenerateDecoderOnlyOutput(**fields)
+        for name, wanted in self._encoder.items():
+            if wanted:
+                fields[f"encoder_{name}"] = model_kwargs["encoder_outputs"].get(name)
+        return GenerateEncoderDecoderOutput(**fields)
