@@ -1,118 +1,348 @@
-"""The textbook: sort, cumulative sum, cut, draw. Plain and slow, the oracle of every test.
+"""What users get without a GPU: the reference's tokens and kept sets, bit for bit, without its sorts.
 
-It follows the contract line by line on whole rows, without a shortcut; `fallback.py` holds the
-same functions for daily use.
+One pass finds the maximum of every block of 64 logits. From these a row is narrowed to a shortlist
+of tokens that surely holds all that the filters can keep:
+
+- top-k: the k-th largest block maximum is at most the k-th largest logit (k blocks each hold one at
+  least that large), so only blocks whose maximum reaches it matter;
+- min-p: the threshold is known, only blocks whose maximum reaches it matter;
+- top-p: a second pass finds the row's mass. The best block maxima alone may hold enough of it, else
+  a sample of the row guesses a bound; the shortlist's own mass proves it or the whole row is taken;
+- no filter: a second pass finds the block masses and the draw picks a block, whose 64 tokens matter.
+
+Sorting, top-p and the cumulative-sum draw then work on shortlists.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import torch
+
+from .blocks import Scale, block_maxima, block_sums, gather_blocks, row_chunks, weights
 from .draws import Draws
-from .mass import BLOCK, LOG2_E, exp2_parts, scale_sums, token_weights
+from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOG2_E
 from .output import SampleOutput, log_probability
 from .params import Rows
 from .philox import multiply_high
+from .shortlist import Shortlist
+
+_LIST_TOKENS = 2**18  # tokens in the shortlists made at one time: bounds the memory
+_FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
+_SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
+_TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show
 
 
-class BlockTable:
-    """Logits [B, V] in N blocks of 64 with their integer weights and scales (contract section 3)."""
+class Batch(NamedTuple):
+    """Some rows of a call, and where they stand in it."""
 
-    def __init__(self, logits: torch.Tensor, c: torch.Tensor):
-        x = logits.float() + 0.0  # -0.0 counts as +0.0
-        padding = -x.shape[-1] % BLOCK
-        self.x = F.pad(x, (0, padding), value=-torch.inf).unflatten(-1, (-1, BLOCK))  # [B, N, 64]
-        self.block_max = self.x.amax(-1)  # [B, N]
-        self.row_max = self.block_max.amax(-1)  # [B]
-        self.weights = token_weights(self.x, self.block_max[..., None], c[:, None, None])
-        self.mantissa, self.exponent = exp2_parts(
-            (self.block_max - self.row_max[:, None]) * c[:, None]
+    index: torch.Tensor  # int64 [R]
+    logits: torch.Tensor  # [R, V]
+    maxima: torch.Tensor  # fp32 [R, N], of every block
+    row_max: torch.Tensor  # fp32 [R]
+    rows: Rows
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, rows: Rows) -> Batch:
+        maxima = block_maxima(logits)
+        index = torch.arange(len(logits), device=logits.device)
+        return cls(index, logits, maxima, maxima.amax(-1), rows)
+
+    def select(self, rows: list[int]) -> Batch:
+        if rows == list(range(len(self.index))):
+            return self
+        i: torch.Tensor | slice = slice(rows[0], rows[-1] + 1)
+        if rows[-1] - rows[0] >= len(rows):
+            i = torch.tensor(rows, device=self.index.device)
+        return Batch(
+            self.index[i], self.logits[i], self.maxima[i], self.row_max[i], self.rows.select(i)
         )
-
-    def scale(self, sums: torch.Tensor) -> torch.Tensor:
-        """Sums of weights inside each block, [B, N] or [B, N, 64], in units of mass."""
-        shape = self.mantissa.shape + (1,) * (sums.dim() - 2)
-        return scale_sums(sums, self.mantissa.view(shape), self.exponent.view(shape))
-
-
-def kept_set(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """What the filters keep, bool [B, V]; of a greedy row its one token."""
-    table = BlockTable(logits, rows.c)
-    x = table.x.flatten(1)  # [B, N * 64]
-    keep = x > -torch.inf
-
-    kth = x.sort(descending=True).values.gather(-1, rows.top_k[:, None] - 1)
-    keep &= x >= kth
-
-    threshold = _nucleus_threshold(table, keep, rows.top_p)
-    keep &= (x >= threshold) | (rows.top_p[:, None] >= 1)
-
-    keep &= (x - table.row_max[:, None]) * rows.c[:, None] >= rows.min_p_log2[:, None]
-
-    best = F.one_hot(x.argmax(-1), x.shape[-1]).bool()  # the first of the maxima
-    return torch.where(rows.greedy[:, None], best, keep)[:, : logits.shape[-1]]
-
-
-def _nucleus_threshold(table: BlockTable, keep: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """The lowest logit of the nucleus, [B, 1]: where the mass of the best tokens reaches P."""
-    kept = keep.view_as(table.x)
-    # What each token adds to the mass when tokens are taken from the best down: scaling rounds
-    # down once a block, so a token's share depends on the better ones of its own block.
-    x, order = table.x.masked_fill(~kept, -torch.inf).sort(descending=True)
-    taken = table.scale((table.weights * kept).gather(-1, order).cumsum(-1))
-    added = taken.diff(dim=-1, prepend=torch.zeros_like(taken[..., :1]))
-
-    x, order = x.flatten(1).sort(descending=True)
-    mass = added.flatten(1).gather(-1, order).cumsum(-1)
-    needed = (top_p * mass[:, -1].double()).ceil().long().clamp(min=1)
-    last = (mass < needed[:, None]).sum(-1, keepdim=True).clamp(max=mass.shape[-1] - 1)
-    return x.gather(-1, last)
 
 
 def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
-    """Tokens [B, num_samples] by the cumulative sum of contract section 5."""
-    table = BlockTable(logits, rows.c)
-    keep = kept_set(logits, rows)
-    padded = F.pad(keep, (0, -keep.shape[-1] % BLOCK)).view_as(table.x)
-    weights = table.weights * padded
-
-    block_mass = table.scale(weights.sum(-1))
-    before = block_mass.cumsum(-1) - block_mass  # mass of the earlier blocks
-    upto = (before[..., None] + table.scale(weights.cumsum(-1))).flatten(1)  # [B, N * 64]
-    mass = upto[:, -1:]
-    r = multiply_high(*draws.bits(), mass)
-    drawn = torch.searchsorted(upto, r, right=True).clamp(max=logits.shape[-1] - 1)
-
-    greedy = rows.greedy[:, None]
-    tokens = torch.where(greedy, keep.int().argmax(-1, keepdim=True), drawn)
-    invalid = ~table.row_max.isfinite()[:, None]
+    """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts."""
+    batch = Batch.of(logits, rows)
+    tokens = torch.empty(len(logits), draws.num_samples, dtype=torch.int64, device=logits.device)
+    mass, kept = torch.empty_like(batch.index), torch.empty_like(batch.index)
+    high, low = draws.bits()
+    for kind, group in _groups(batch):
+        if kind == "greedy":
+            tokens[group.index], kept[group.index] = _first_best(group), 1
+            mass[group.index] = BEST_MASS
+        elif kind == "all":
+            bits = high[group.index], low[group.index]
+            tokens[group.index], mass[group.index] = _draw_from_all(group, *bits)
+            if info:
+                kept[group.index] = (group.logits > -torch.inf).sum(-1)
+        else:
+            for part, shortlist in _shortlists(kind, group):
+                bits = high[part.index], low[part.index]
+                tokens[part.index], mass[part.index] = shortlist.draw(*bits)
+                if info:
+                    kept[part.index] = shortlist.kept().sum(-1)
+    invalid = ~batch.row_max.isfinite()[:, None]
     if not info:
-        return SampleOutput(tokens.masked_fill(invalid, -1))
+        return SampleOutput(tokens.masked_fill_(invalid, -1))
 
-    x = logits.float().gather(-1, tokens)
-    row_max = table.row_max[:, None]
-    logprobs = log_probability(x, row_max, rows.temperature[:, None], mass).masked_fill(greedy, 0.0)
-    raw = BlockTable(logits, torch.full_like(rows.c, LOG2_E))
-    raw_mass = raw.scale(raw.weights.sum(-1)).sum(-1, keepdim=True)
-    raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_mass)
+    x = logits.gather(-1, tokens).float()
+    row_max, temperature = batch.row_max[:, None], rows.temperature[:, None]
+    logprobs = log_probability(x, row_max, temperature, mass[:, None])
+    c = torch.full_like(rows.c, LOG2_E)
+    raw_mass = Scale.of(batch.maxima, batch.row_max, c)(block_sums(logits, batch.maxima, c)).sum(-1)
+    raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_mass[:, None])
     return SampleOutput(
-        tokens.masked_fill(invalid, -1),
-        logprobs.masked_fill(invalid, torch.nan),
-        raw_logprobs.masked_fill(invalid, torch.nan),
-        keep.sum(-1).masked_fill(invalid[:, 0], 0),
+        tokens.masked_fill_(invalid, -1),
+        logprobs.masked_fill_(rows.greedy[:, None], 0.0).masked_fill_(invalid, torch.nan),
+        raw_logprobs.masked_fill_(invalid, torch.nan),
+        kept.masked_fill_(invalid[:, 0], 0),
     )
 
 
 def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
-    temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
-    return (logits.float() / temperature).masked_fill(~kept_set(logits, rows), -torch.inf)
+    batch = Batch.of(logits, rows)
+    threshold = torch.full_like(batch.row_max, -torch.inf)
+    temperature = rows.temperature.masked_fill(rows.greedy, 1.0)
+    for kind, group in _groups(batch):
+        if kind not in ("greedy", "all"):
+            for part, shortlist in _shortlists(kind, group):
+                threshold[part.index] = shortlist.threshold()
+    output = torch.empty(logits.shape, device=logits.device)
+    for chunk in row_chunks(*logits.shape):
+        torch.div(logits[chunk], temperature[chunk, None], out=output[chunk])
+        output[chunk].masked_fill_(logits[chunk] < threshold[chunk, None], -torch.inf)
+    for row in rows.greedy.nonzero()[:, 0]:
+        best = logits[row].argmax()
+        output[row].fill_(-torch.inf)[best] = logits[row, best]
+    return output.masked_fill_(~batch.row_max.isfinite()[:, None], torch.nan)
 
 
 def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
-    x = logits.float()
-    x = (x - x.amax(-1, keepdim=True)) / rows.temperature[:, None]
-    best = F.one_hot(logits.argmax(-1), x.shape[-1]).float()
-    return torch.where(rows.greedy[:, None], best, x.softmax(-1))
+    output = torch.empty(logits.shape, device=logits.device)
+    temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
+    for chunk in row_chunks(*logits.shape):
+        x = logits[chunk]
+        scaled = (x - x.amax(-1, keepdim=True).float()).div_(temperature[chunk])
+        torch.softmax(scaled, -1, out=output[chunk])
+    for row in (rows.greedy & ~output[:, 0].isnan()).nonzero()[:, 0]:
+        output[row].zero_()[logits[row].argmax()] = 1.0
+    return output
+
+
+def _groups(batch: Batch) -> Iterator[tuple[str, Batch]]:
+    """The rows by what serves them; an invalid row, whose token is -1 anyway, as a greedy one."""
+    vocab = batch.logits.shape[-1]
+    members: dict[tuple[str, int], list[int]] = defaultdict(list)
+    columns = (batch.row_max, batch.rows.greedy, *batch.rows[2:])
+    for row, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        row_max, greedy, top_k, top_p, min_p_log2 = values
+        if greedy or not math.isfinite(row_max):
+            kind = "greedy", 0
+        elif top_k < vocab:
+            kind = "top_k", top_k.bit_length()  # apart, lest one large k lengthen every list
+        elif top_p < 1:
+            kind = "top_p", 0
+        elif min_p_log2 > -math.inf:
+            kind = "min_p", 0
+        else:
+            kind = "all", 0
+        members[kind].append(row)
+    for (kind, _), rows in members.items():
+        yield kind, batch.select(rows)
+
+
+def _first_best(group: Batch) -> torch.Tensor:
+    """The lowest index of the maximum, [R, 1]."""
+    block = group.maxima.argmax(-1, keepdim=True)  # the first of equals
+    best = gather_blocks(group.logits, block)[:, 0] == group.row_max[:, None]
+    return block * BLOCK + best.int().argmax(-1, keepdim=True)
+
+
+def _draw_from_all(
+    group: Batch, high: torch.Tensor, low: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R]."""
+    c = group.rows.c
+    scale = Scale.of(group.maxima, group.row_max, c)
+    block_mass = scale(block_sums(group.logits, group.maxima, c))
+    upto = block_mass.cumsum(-1)
+    r = multiply_high(high, low, upto[:, -1:])
+    block = torch.searchsorted(upto, r, right=True)  # [R, num_samples], the block of each draw
+    r -= (upto - block_mass).gather(-1, block)  # left to cover inside it
+
+    x = gather_blocks(group.logits, block)  # [R, num_samples, 64]
+    block_max = group.maxima.gather(-1, block)
+    inside = weights(x, block_max[..., None], c[:, None, None]).cumsum(-1)
+    scale = scale.gather(block)
+    passed = (inside * scale.mantissa[..., None] >> scale.shift[..., None]) <= r[..., None]
+    return block * BLOCK + passed.sum(-1), upto[:, -1]
+
+
+def _shortlists(kind: str, group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
+    """What the filters keep, in parts of the group."""
+    serve = {"top_k": _top_k, "top_p": _top_p, "min_p": _min_p}[kind]
+    for part, shortlist in serve(group):
+        if (part.rows.min_p_log2 > -torch.inf).any():
+            z = (shortlist.x - part.row_max[:, None]) * part.rows.c[:, None]
+            shortlist.drop(~(z >= part.rows.min_p_log2[:, None]))
+        yield part, shortlist
+
+
+def _top_k(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
+    """The k best and their ties, then top-p among them."""
+    count = group.maxima.shape[-1]
+    for numbers in _parts(range(len(group.index)), group.rows.top_k.clamp(max=count) * BLOCK):
+        part = group.select(numbers)
+        shortlist = _best_k(part)
+        top_p = part.rows.top_p
+        if (top_p < 1).any():
+            x, mass = shortlist.mass_from_best()
+            threshold = _nucleus_threshold(x, mass, _needed(top_p, mass[:, -1]))
+            shortlist.drop((shortlist.x < threshold) & (top_p < 1)[:, None])
+        yield part, shortlist
+
+
+def _best_k(part: Batch) -> Shortlist:
+    k, count = part.rows.top_k[:, None], part.maxima.shape[-1]
+    most = int(k.max())
+    blocks = None
+    if most < count:
+        best, blocks = part.maxima.topk(most + 1)
+        bound = best.gather(-1, k - 1)
+        if (best[:, -1:] >= bound).any():  # ties: more blocks than k reach the bound
+            blocks = part.maxima.topk(int((part.maxima >= bound).sum(-1).max())).indices
+    x, blocks = _candidates(part, blocks)
+    best, position = x.topk(min(most + 1, x.shape[-1]))
+    threshold = best.gather(-1, k - 1)
+    if best.shape[-1] > most and (best[:, -1:] >= threshold).any():  # ties of the k-th
+        best, position = x.topk(int((x >= threshold).sum(-1).max()))
+    position = position.sort().values
+    x = x.gather(-1, position)
+    x.masked_fill_(x < threshold, -torch.inf)
+    return _listed(part, position, x, blocks)
+
+
+def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
+    """Tokens at or above a bound that lies just below every token that min-p keeps."""
+    row_max = group.row_max.double()
+    bound = row_max + group.rows.min_p_log2.double() / group.rows.c * (1 + 2**-20)
+    bound = (bound - row_max.abs() * 2**-20).float()  # beyond the roundings of its fp32 rule
+    for numbers in _parts(range(len(bound)), _reaching(group, bound) * BLOCK):
+        part = group.select(numbers)
+        yield part, _above(part, bound[numbers])
+
+
+def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
+    """The nucleus of whole rows."""
+    scale = Scale.of(group.maxima, group.row_max, group.rows.c)
+    mass = scale(block_sums(group.logits, group.maxima, group.rows.c)).sum(-1)
+    needed = _needed(group.rows.top_p, mass)
+    bound, width = _top_p_bound(group, scale, mass, needed)
+    todo = list(_parts(range(len(bound)), width))
+    while todo:
+        numbers = todo.pop()
+        part = group.select(numbers)
+        shortlist = _above(part, bound[numbers])
+        x, upto = shortlist.mass_from_best()
+        missed = (upto[:, -1] < needed[numbers]) & (bound[numbers] > -torch.inf)
+        if missed.any():  # the sample guessed too high: take these rows whole
+            whole = torch.tensor(numbers)[missed]
+            bound[whole], width[whole] = -torch.inf, group.logits.shape[-1]
+            todo.extend(_parts(numbers, width[numbers]))
+            continue
+        shortlist.drop(shortlist.x < _nucleus_threshold(x, upto, needed[numbers]))
+        yield part, shortlist
+
+
+def _needed(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """`P`, the mass that a nucleus has to reach."""
+    return (top_p * mass.double()).ceil().long().clamp(min=1)
+
+
+def _nucleus_threshold(x: torch.Tensor, upto: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:
+    """The logit, [R, 1], at which the mass from the best token down reaches what is needed."""
+    last = torch.searchsorted(upto, needed[:, None]).clamp_(max=x.shape[-1] - 1)
+    return x.gather(-1, last)
+
+
+def _top_p_bound(
+    group: Batch, scale: Scale, mass: torch.Tensor, needed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A logit that should not lie above the nucleus threshold, and about how many reach it, [R].
+
+    Where the best block maxima alone hold the mass that is needed it surely does not. Elsewhere a
+    sample of the row tells where the light tokens hold nearly all of what is to be dropped.
+    """
+    best, block = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
+    upto = scale.gather(block)(BEST_WEIGHT).cumsum(-1)
+    last = torch.searchsorted(upto, needed[:, None])
+    bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0]
+    width = (last[:, 0] + 1) * BLOCK
+    rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0]
+    if len(rest):
+        stride = max(1, group.logits.shape[-1] // _SAMPLED)
+        x = group.logits[:, ::stride][rest].float().sort().values
+        z = (x - group.row_max[rest, None]) * group.rows.c[rest, None]
+        light = z.exp2().cumsum(-1) * stride
+        dropped = (mass - needed)[rest].float() / BEST_MASS
+        first = torch.searchsorted(light, _TRUST * dropped[:, None]).clamp(max=x.shape[-1] - 1)
+        bound[rest] = x.gather(-1, first)[:, 0]
+        width[rest] = (x.shape[-1] - first[:, 0]) * stride
+    return bound, width
+
+
+def _above(part: Batch, bound: torch.Tensor) -> Shortlist:
+    """Every token at or above `bound` [R]."""
+    reaching, count = int(_reaching(part, bound).max()), part.maxima.shape[-1]
+    blocks = part.maxima.topk(reaching).indices if 2 * reaching < count else None
+    x, blocks = _candidates(part, blocks)
+    chosen = x >= bound[:, None]
+    counts = chosen.sum(-1, keepdim=True)
+    filled = torch.arange(int(counts.max()), device=x.device) < counts
+    position = torch.zeros(filled.shape, dtype=torch.int64, device=x.device)
+    position.masked_scatter_(filled, chosen.nonzero()[:, 1])
+    listed = x.new_full(filled.shape, -torch.inf).masked_scatter_(filled, x[chosen])
+    return _listed(part, position, listed, blocks)
+
+
+def _reaching(group: Batch, bound: torch.Tensor) -> torch.Tensor:
+    """How many blocks hold a logit at or above `bound`, [R]."""
+    return (group.maxima >= bound[:, None]).sum(-1)
+
+
+def _candidates(
+    part: Batch, blocks: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The logits (fp32) of these blocks [R, n], in vocabulary order; of all of them for None."""
+    if blocks is None:
+        return part.logits.float(), None
+    blocks = blocks.sort().values
+    return gather_blocks(part.logits, blocks).flatten(1), blocks
+
+
+def _listed(
+    part: Batch, position: torch.Tensor, x: torch.Tensor, blocks: torch.Tensor | None
+) -> Shortlist:
+    """The shortlist of the tokens at these positions among the candidates."""
+    ids = position
+    if blocks is not None:
+        ids = blocks.gather(-1, position // BLOCK) * BLOCK + position % BLOCK
+    return Shortlist(ids, x, part.maxima, part.row_max, part.rows.c)
+
+
+def _parts(numbers: Sequence[int], width: torch.Tensor) -> Iterator[list[int]]:
+    """Cut rows, whose shortlists are about `width` wide, into parts that stay small together."""
+    part: list[int] = []
+    widest = 0
+    for number, tokens in zip(numbers, width.tolist(), strict=True):
+        widest = max(widest, tokens)
+        if part and (len(part) + 1) * widest > _LIST_TOKENS:
+            yield part
+            part, widest = [], tokens
+        part.append(number)
+    if part:
+        yield part

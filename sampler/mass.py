@@ -12,7 +12,8 @@ import torch
 
 BLOCK = 64  # ids a block
 MAX_VOCAB = 2**22
-BEST_MASS = 2**40  # mass of the row's best token alone
+BEST_WEIGHT = 2**30  # of a block's best token
+BEST_MASS = 2**40  # of the row's best token alone
 LOWEST = torch.finfo(torch.float32).min
 
 
