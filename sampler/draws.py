@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from .philox import random_bits
+from .philox import multiply_high, random_bits
 
 Seed = int | torch.Tensor | None
 Step = int | torch.Tensor
@@ -22,20 +23,25 @@ class Draws(NamedTuple):
     stream: torch.Tensor  # int64 [B]
     num_samples: int
 
-    def bits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """High and low half of the 64 random bits of each draw, int64 [B, num_samples] each."""
-        if self.seed.device.type == "cpu" and len(self.seed) * self.num_samples <= _FEW_DRAWS:
-            keys = zip(self.seed.tolist(), self.step.tolist(), self.stream.tolist(), strict=True)
-            pairs = [
-                [random_bits(*key, draw) for draw in range(self.num_samples)] for key in keys
-            ]
-            both = torch.tensor(pairs).view(-1, self.num_samples, 2)
-            return both[..., 0], both[..., 1]
-        draw = torch.arange(self.num_samples, device=self.seed.device)
-        return random_bits(self.seed[:, None], self.step[:, None], self.stream[:, None], draw)
+    def below(self, mass: torch.Tensor) -> torch.Tensor:
+        """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for masses [B]."""
+        if mass.device.type == "cpu" and len(mass) * self.num_samples <= _FEW_DRAWS:
+            columns = (self.seed, self.step, self.stream, mass)
+            return torch.tensor(
+                [
+                    [multiply_high(*random_bits(*key, draw), m) for draw in range(self.num_samples)]
+                    for *key, m in zip(*(column.tolist() for column in columns), strict=True)
+                ]
+            )
+        draw = torch.arange(self.num_samples, device=mass.device)
+        bits = random_bits(self.seed[:, None], self.step[:, None], self.stream[:, None], draw)
+        return multiply_high(*bits, mass[:, None])
 
-    def select(self, index: torch.Tensor | slice) -> Draws:
-        """The draws of the rows that `index` names."""
+    def select(self, rows: Sequence[int]) -> Draws:
+        """The draws of these rows, in ascending order."""
+        if len(rows) == len(self.seed):
+            return self
+        index = torch.tensor(rows, device=self.seed.device)
         return Draws(self.seed[index], self.step[index], self.stream[index], self.num_samples)
 
 
@@ -65,37 +71,49 @@ def resolve_draws(
         )
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    seeds, steps = seed_tensor(seed), _int64("step", step, lowest=0)
-    for name, value in (("seed", seeds), ("step", steps)):
-        if value.shape not in ((), (batch,)):
-            raise ValueError(
-                f"{name} has shape {list(value.shape)} but logits have {batch} rows; "
-                f"pass an integer or a tensor of shape [{batch}]."
-            )
-    if validate and (steps < 0).any():
-        row = int((steps.expand(batch) < 0).nonzero()[0])
-        raise ValueError(f"step is {steps.expand(batch)[row]} in row {row}; count from 0.")
-    streams = torch.arange if seeds.dim() == 0 else torch.zeros
+    shared = not isinstance(seed, torch.Tensor) or seed.dim() == 0
+    streams = torch.arange if shared else torch.zeros
     return Draws(
-        seeds.to(device).expand(batch),
-        steps.to(device).expand(batch),
+        _int64("seed", seed, batch, device),
+        _int64("step", step, batch, device, lowest=0, validate=validate),
         streams(batch, dtype=torch.int64, device=device),
         num_samples,
     )
 
 
 def seed_tensor(seed: int | torch.Tensor) -> torch.Tensor:
-    """A seed as int64, 0-dimensional or `[B]`; an integer from 2**63 on wraps, as its bits do."""
-    return _int64("seed", seed, lowest=-(2**63))
+    """A seed as int64: 0-dimensional, or `[B]` for a seed a row."""
+    per_row = isinstance(seed, torch.Tensor) and seed.dim() == 1
+    words = _int64("seed", seed, len(seed) if per_row else 1, torch.device("cpu"))
+    return words if per_row else words[0]
 
 
-def _int64(name: str, value: int | torch.Tensor, lowest: int) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        if value.dtype not in _INTEGERS:
-            raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")
-        return value.long()
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer or an int64 [B] tensor, got {value!r}.")
-    if not lowest <= value < 2**64:
-        raise ValueError(f"{name} is {value}; it must fit 64 bits, from {lowest} to {2**64 - 1}.")
-    return torch.tensor(value - 2**64 if value >= 2**63 else value)
+def _int64(
+    name: str,
+    value: int | torch.Tensor,
+    batch: int,
+    device: torch.device,
+    lowest: int = -(2**63),
+    validate: bool = False,
+) -> torch.Tensor:
+    """`value` as 64-bit words [B]; an integer from 2**63 on wraps, as its bits do."""
+    if not isinstance(value, torch.Tensor):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer or an int64 [B] tensor, got {value!r}.")
+        if not lowest <= value < 2**64:
+            limits = f"from {lowest} to {2**64 - 1}"
+            raise ValueError(f"{name} is {value}; it must fit 64 bits, {limits}.")
+        signed = value - 2**64 if value >= 2**63 else value
+        return torch.full((batch,), signed, dtype=torch.int64, device=device)
+    if value.dtype not in _INTEGERS:
+        raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")
+    if value.shape not in ((), (batch,)):
+        raise ValueError(
+            f"{name} has shape {list(value.shape)} but logits have {batch} rows; "
+            f"pass an integer or a tensor of shape [{batch}]."
+        )
+    words = value.to(device=device, dtype=torch.int64).expand(batch)
+    if validate and (words < lowest).any():
+        row = int((words < lowest).nonzero()[0])
+        raise ValueError(f"{name} is {words[row]} in row {row}; count from {lowest}.")
+    return words

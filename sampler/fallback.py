@@ -22,24 +22,24 @@ from typing import NamedTuple
 
 import torch
 
-from .blocks import Scale, block_maxima, block_sums, gather_blocks, row_chunks, weights
+from .blocks import Scale, block_maxima, block_sums, gather_blocks, row_chunks, weights_and_scale
 from .draws import Draws
-from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOG2_E
+from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOG2_E, LOWEST
 from .output import SampleOutput, log_probability
-from .params import Rows
-from .philox import multiply_high
+from .params import GREEDY_BELOW, Rows
 from .shortlist import Shortlist
 
 _LIST_TOKENS = 2**18  # tokens in the shortlists made at one time: bounds the memory
 _FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
 _SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
+_BLOCK_BITS = 6
 _TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show
 
 
 class Batch(NamedTuple):
-    """Some rows of a call, and where they stand in it."""
+    """Some rows of a call."""
 
-    index: torch.Tensor  # int64 [R]
+    numbers: Sequence[int]  # where they stand in the call's batch
     logits: torch.Tensor  # [R, V]
     maxima: torch.Tensor  # fp32 [R, N], of every block
     row_max: torch.Tensor  # fp32 [R]
@@ -48,56 +48,48 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, logits: torch.Tensor, rows: Rows) -> Batch:
         maxima = block_maxima(logits)
-        index = torch.arange(len(logits), device=logits.device)
-        return cls(index, logits, maxima, maxima.amax(-1), rows)
+        return cls(range(len(logits)), logits, maxima, maxima.amax(-1), rows)
 
-    def select(self, rows: list[int]) -> Batch:
-        if rows == list(range(len(self.index))):
+    def select(self, rows: Sequence[int]) -> Batch:
+        """The rows at these places, in ascending order."""
+        if len(rows) == len(self.numbers):
             return self
-        i: torch.Tensor | slice = slice(rows[0], rows[-1] + 1)
+        index: torch.Tensor | slice = slice(rows[0], rows[-1] + 1)  # a view where it can be one
         if rows[-1] - rows[0] >= len(rows):
-            i = torch.tensor(rows, device=self.index.device)
-        return Batch(
-            self.index[i], self.logits[i], self.maxima[i], self.row_max[i], self.rows.select(i)
-        )
+            index = torch.tensor(rows, device=self.logits.device)
+        tensors = self.logits[index], self.maxima[index], self.row_max[index]
+        return Batch([self.numbers[row] for row in rows], *tensors, self.rows.select(index))
+
+
+class Part(NamedTuple):
+    """What was drawn for some rows."""
+
+    numbers: Sequence[int]
+    tokens: torch.Tensor  # int64 [R, num_samples]
+    mass: torch.Tensor  # int64 [R], of the kept set
+    kept: torch.Tensor | None  # int64 [R]
 
 
 def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
     """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts."""
     batch = Batch.of(logits, rows)
-    tokens = torch.empty(len(logits), draws.num_samples, dtype=torch.int64, device=logits.device)
-    mass, kept = torch.empty_like(batch.index), torch.empty_like(batch.index)
-    high, low = draws.bits()
-    for kind, group in _groups(batch):
-        if kind == "greedy":
-            tokens[group.index], kept[group.index] = _first_best(group), 1
-            mass[group.index] = BEST_MASS
-        elif kind == "all":
-            bits = high[group.index], low[group.index]
-            tokens[group.index], mass[group.index] = _draw_from_all(group, *bits)
-            if info:
-                kept[group.index] = (group.logits > -torch.inf).sum(-1)
-        else:
-            for part, shortlist in _shortlists(kind, group):
-                bits = high[part.index], low[part.index]
-                tokens[part.index], mass[part.index] = shortlist.draw(*bits)
-                if info:
-                    kept[part.index] = shortlist.kept().sum(-1)
-    invalid = ~batch.row_max.isfinite()[:, None]
+    parts = [part for kind, group in _groups(batch) for part in _draw(kind, group, draws, info)]
+    tokens, mass, kept = _together(parts, len(logits))
     if not info:
-        return SampleOutput(tokens.masked_fill_(invalid, -1))
+        return SampleOutput(tokens)
 
-    x = logits.gather(-1, tokens).float()
+    x = logits.gather(-1, tokens.clamp(min=0)).float()
     row_max, temperature = batch.row_max[:, None], rows.temperature[:, None]
     logprobs = log_probability(x, row_max, temperature, mass[:, None])
     c = torch.full_like(rows.c, LOG2_E)
     raw_mass = Scale.of(batch.maxima, batch.row_max, c)(block_sums(logits, batch.maxima, c)).sum(-1)
     raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_mass[:, None])
+    invalid = tokens < 0
     return SampleOutput(
-        tokens.masked_fill_(invalid, -1),
+        tokens,
         logprobs.masked_fill_(rows.greedy[:, None], 0.0).masked_fill_(invalid, torch.nan),
         raw_logprobs.masked_fill_(invalid, torch.nan),
-        kept.masked_fill_(invalid[:, 0], 0),
+        kept,
     )
 
 
@@ -107,9 +99,9 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     threshold = torch.full_like(batch.row_max, -torch.inf)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)
     for kind, group in _groups(batch):
-        if kind not in ("greedy", "all"):
+        if kind in _SHORTLISTS:
             for part, shortlist in _shortlists(kind, group):
-                threshold[part.index] = shortlist.threshold()
+                threshold[list(part.numbers)] = shortlist.threshold()
     output = torch.empty(logits.shape, device=logits.device)
     for chunk in row_chunks(*logits.shape):
         torch.div(logits[chunk], temperature[chunk, None], out=output[chunk])
@@ -134,13 +126,16 @@ def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 
 def _groups(batch: Batch) -> Iterator[tuple[str, Batch]]:
-    """The rows by what serves them; an invalid row, whose token is -1 anyway, as a greedy one."""
+    """The rows by what serves them."""
     vocab = batch.logits.shape[-1]
     members: dict[tuple[str, int], list[int]] = defaultdict(list)
-    columns = (batch.row_max, batch.rows.greedy, *batch.rows[2:])
+    rows = batch.rows
+    columns = batch.row_max, rows.temperature, rows.top_k, rows.top_p, rows.min_p_log2
     for row, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        row_max, greedy, top_k, top_p, min_p_log2 = values
-        if greedy or not math.isfinite(row_max):
+        row_max, temperature, top_k, top_p, min_p_log2 = values
+        if not math.isfinite(row_max):
+            kind = "invalid", 0
+        elif temperature < GREEDY_BELOW:
             kind = "greedy", 0
         elif top_k < vocab:
             kind = "top_k", top_k.bit_length()  # apart, lest one large k lengthen every list
@@ -151,8 +146,40 @@ def _groups(batch: Batch) -> Iterator[tuple[str, Batch]]:
         else:
             kind = "all", 0
         members[kind].append(row)
-    for (kind, _), rows in members.items():
-        yield kind, batch.select(rows)
+    for (kind, _), numbers in members.items():
+        yield kind, batch.select(numbers)
+
+
+def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
+    """Draw for the rows of one group."""
+    shape = len(group.numbers), draws.num_samples
+    if kind == "invalid":
+        tokens = torch.full(shape, -1, device=group.logits.device)
+        yield Part(group.numbers, tokens, torch.zeros_like(tokens[:, 0]), tokens[:, 0] * 0)
+    elif kind == "greedy":
+        tokens = _first_best(group).expand(shape)
+        one = torch.ones_like(tokens[:, 0])
+        yield Part(group.numbers, tokens, one * BEST_MASS, one)
+    elif kind == "all":
+        kept = (group.logits > -torch.inf).sum(-1) if info else None
+        yield Part(group.numbers, *_draw_from_all(group, draws.select(group.numbers)), kept)
+    else:
+        for part, shortlist in _shortlists(kind, group):
+            kept = shortlist.kept().sum(-1) if info else None
+            yield Part(part.numbers, *shortlist.draw(draws.select(part.numbers)), kept)
+
+
+def _together(
+    parts: list[Part], batch: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Tokens, masses and kept counts of the whole batch."""
+    if len(parts) == 1:
+        return parts[0][1:]
+    places = torch.tensor([number for part in parts for number in part.numbers])
+    order = places.argsort().to(parts[0].tokens.device)
+    tokens, mass = (torch.cat([part[i] for part in parts])[order] for i in (1, 2))
+    kept = [part.kept for part in parts if part.kept is not None]
+    return tokens, mass, torch.cat(kept)[order] if len(kept) == len(parts) else None
 
 
 def _first_best(group: Batch) -> torch.Tensor:
@@ -162,44 +189,43 @@ def _first_best(group: Batch) -> torch.Tensor:
     return block * BLOCK + best.int().argmax(-1, keepdim=True)
 
 
-def _draw_from_all(
-    group: Batch, high: torch.Tensor, low: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
     """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R]."""
     c = group.rows.c
-    scale = Scale.of(group.maxima, group.row_max, c)
-    block_mass = scale(block_sums(group.logits, group.maxima, c))
+    sums = block_sums(group.logits, group.maxima, c)
+    block_mass = Scale.of(group.maxima, group.row_max, c)(sums)
     upto = block_mass.cumsum(-1)
-    r = multiply_high(high, low, upto[:, -1:])
+    mass = upto[:, -1]
+    r = draws.below(mass)
     block = torch.searchsorted(upto, r, right=True)  # [R, num_samples], the block of each draw
-    r -= (upto - block_mass).gather(-1, block)  # left to cover inside it
+    r -= (upto - block_mass).gather(-1, block)  # what is left to cover inside it
 
-    x = gather_blocks(group.logits, block)  # [R, num_samples, 64]
-    block_max = group.maxima.gather(-1, block)
-    inside = weights(x, block_max[..., None], c[:, None, None]).cumsum(-1)
-    scale = scale.gather(block)
-    passed = (inside * scale.mantissa[..., None] >> scale.shift[..., None]) <= r[..., None]
-    return block * BLOCK + passed.sum(-1), upto[:, -1]
+    x = gather_blocks(group.logits, block).flatten(1)  # [R, num_samples * 64]
+    block_max = group.maxima.gather(-1, block).repeat_interleave(BLOCK, -1)
+    inside, scale = weights_and_scale(x, block_max, group.row_max, c)
+    inside = scale(inside.unflatten(-1, (-1, BLOCK)).cumsum(-1).flatten(1))
+    passed = inside.unflatten(-1, (-1, BLOCK)) <= r[..., None]
+    return block * BLOCK + passed.sum(-1), mass
 
 
 def _shortlists(kind: str, group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """What the filters keep, in parts of the group."""
-    serve = {"top_k": _top_k, "top_p": _top_p, "min_p": _min_p}[kind]
-    for part, shortlist in serve(group):
-        if (part.rows.min_p_log2 > -torch.inf).any():
+    for part, shortlist in _SHORTLISTS[kind](group):
+        min_p_log2 = part.rows.min_p_log2
+        if max(min_p_log2.tolist()) > -math.inf:
             z = (shortlist.x - part.row_max[:, None]) * part.rows.c[:, None]
-            shortlist.drop(~(z >= part.rows.min_p_log2[:, None]))
+            shortlist.drop(~(z >= min_p_log2[:, None]))
         yield part, shortlist
 
 
 def _top_k(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """The k best and their ties, then top-p among them."""
-    count = group.maxima.shape[-1]
-    for numbers in _parts(range(len(group.index)), group.rows.top_k.clamp(max=count) * BLOCK):
+    width = BLOCK * group.rows.top_k.clamp(max=group.maxima.shape[-1])
+    for numbers in _parts(range(len(group.numbers)), width):
         part = group.select(numbers)
         shortlist = _best_k(part)
         top_p = part.rows.top_p
-        if (top_p < 1).any():
+        if min(top_p.tolist()) < 1:
             x, mass = shortlist.mass_from_best()
             threshold = _nucleus_threshold(x, mass, _needed(top_p, mass[:, -1]))
             shortlist.drop((shortlist.x < threshold) & (top_p < 1)[:, None])
@@ -207,23 +233,39 @@ def _top_k(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 
 
 def _best_k(part: Batch) -> Shortlist:
-    k, count = part.rows.top_k[:, None], part.maxima.shape[-1]
-    most = int(k.max())
+    top_k = part.rows.top_k.tolist()
+    most, count = max(top_k), part.maxima.shape[-1]
     blocks = None
     if most < count:
         best, blocks = part.maxima.topk(most + 1)
-        bound = best.gather(-1, k - 1)
-        if (best[:, -1:] >= bound).any():  # ties: more blocks than k reach the bound
+        bound = _kth(best, top_k)
+        if (best[:, -1:] >= bound).any():  # ties: more than k blocks reach the bound
             blocks = part.maxima.topk(int((part.maxima >= bound).sum(-1).max())).indices
+        else:
+            blocks = blocks[:, :-1]
     x, blocks = _candidates(part, blocks)
+
     best, position = x.topk(min(most + 1, x.shape[-1]))
-    threshold = best.gather(-1, k - 1)
-    if best.shape[-1] > most and (best[:, -1:] >= threshold).any():  # ties of the k-th
-        best, position = x.topk(int((x >= threshold).sum(-1).max()))
+    threshold = _kth(best, top_k)
+    tied = best.shape[-1] > most and bool((best[:, -1:] >= threshold).any())
+    if tied:
+        position = x.topk(int((x >= threshold).sum(-1).max())).indices
+    else:
+        position = position[:, :most]
     position = position.sort().values
     x = x.gather(-1, position)
-    x.masked_fill_(x < threshold, -torch.inf)
+    if tied or min(top_k) < most:
+        x.masked_fill_(x < threshold, -torch.inf)
     return _listed(part, position, x, blocks)
+
+
+def _kth(best: torch.Tensor, top_k: list[int]) -> torch.Tensor:
+    """Each row's own k-th largest, [R, 1], of sorted values [R, n]; finite, as `-inf` never counts."""
+    if min(top_k) == max(top_k):
+        kth = best[:, top_k[0] - 1 : top_k[0]]
+    else:
+        kth = best.gather(-1, torch.tensor(top_k, device=best.device)[:, None] - 1)
+    return kth.clamp(min=LOWEST)
 
 
 def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
@@ -231,6 +273,7 @@ def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     row_max = group.row_max.double()
     bound = row_max + group.rows.min_p_log2.double() / group.rows.c * (1 + 2**-20)
     bound = (bound - row_max.abs() * 2**-20).float()  # beyond the roundings of its fp32 rule
+    bound.clamp_(min=LOWEST)
     for numbers in _parts(range(len(bound)), _reaching(group, bound) * BLOCK):
         part = group.select(numbers)
         yield part, _above(part, bound[numbers])
@@ -248,10 +291,10 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
         part = group.select(numbers)
         shortlist = _above(part, bound[numbers])
         x, upto = shortlist.mass_from_best()
-        missed = (upto[:, -1] < needed[numbers]) & (bound[numbers] > -torch.inf)
+        missed = (upto[:, -1] < needed[numbers]) & (bound[numbers] > LOWEST)
         if missed.any():  # the sample guessed too high: take these rows whole
             whole = torch.tensor(numbers)[missed]
-            bound[whole], width[whole] = -torch.inf, group.logits.shape[-1]
+            bound[whole], width[whole] = LOWEST, group.logits.shape[-1]
             todo.extend(_parts(numbers, width[numbers]))
             continue
         shortlist.drop(shortlist.x < _nucleus_threshold(x, upto, needed[numbers]))
@@ -292,7 +335,10 @@ def _top_p_bound(
         first = torch.searchsorted(light, _TRUST * dropped[:, None]).clamp(max=x.shape[-1] - 1)
         bound[rest] = x.gather(-1, first)[:, 0]
         width[rest] = (x.shape[-1] - first[:, 0]) * stride
-    return bound, width
+    return bound.clamp_(min=LOWEST), width
+
+
+_SHORTLISTS = {"top_k": _top_k, "top_p": _top_p, "min_p": _min_p}
 
 
 def _above(part: Batch, bound: torch.Tensor) -> Shortlist:
@@ -328,10 +374,11 @@ def _listed(
     part: Batch, position: torch.Tensor, x: torch.Tensor, blocks: torch.Tensor | None
 ) -> Shortlist:
     """The shortlist of the tokens at these positions among the candidates."""
-    ids = position
+    block, ids = position >> _BLOCK_BITS, position
     if blocks is not None:
-        ids = blocks.gather(-1, position // BLOCK) * BLOCK + position % BLOCK
-    return Shortlist(ids, x, part.maxima, part.row_max, part.rows.c)
+        block = blocks.gather(-1, block)
+        ids = (block << _BLOCK_BITS) + (position & (BLOCK - 1))
+    return Shortlist(ids, block, x, part.maxima, part.row_max, part.rows.c)
 
 
 def _parts(numbers: Sequence[int], width: torch.Tensor) -> Iterator[list[int]]:

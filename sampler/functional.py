@@ -8,7 +8,7 @@ from .backends import choose_backend
 from .draws import Seed, Step, resolve_draws
 from .mass import MAX_VOCAB
 from .output import SampleOutput
-from .params import Parameter, SamplingParams, resolve_rows
+from .params import Parameter, resolve_rows
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -56,8 +56,7 @@ def sample(
     """
     rows_of_logits = _check_logits(logits)
     batch = rows_of_logits.shape[0]
-    params = SamplingParams(temperature, top_k, top_p, min_p)
-    rows = resolve_rows(params, rows_of_logits, validate)
+    rows = resolve_rows(rows_of_logits, temperature, top_k, top_p, min_p, validate)
     draws = resolve_draws(
         seed, step, num_samples, generator, batch, rows_of_logits.device, validate
     )
@@ -84,7 +83,7 @@ def softmax(
     probability on the lowest index of its maximum. Raises as `sample` does.
     """
     rows_of_logits = _check_logits(logits)
-    rows = resolve_rows(SamplingParams(temperature), rows_of_logits)
+    rows = resolve_rows(rows_of_logits, temperature)
     output = choose_backend(backend, logits.device).softmax(rows_of_logits, rows)
     _raise_invalid(rows_of_logits, output[:, 0].isnan())
     return output.view(logits.shape)
@@ -104,7 +103,7 @@ def mask_logits(
     row keeps its one token's undivided logit. Parameters and errors are those of `sample`.
     """
     rows_of_logits = _check_logits(logits)
-    rows = resolve_rows(SamplingParams(temperature, top_k, top_p, min_p), rows_of_logits)
+    rows = resolve_rows(rows_of_logits, temperature, top_k, top_p, min_p)
     output = choose_backend(backend, logits.device).mask_logits(rows_of_logits, rows)
     _raise_invalid(rows_of_logits, output[:, 0].isnan())
     return output.view(logits.shape)

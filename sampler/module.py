@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from torch import nn
 from .draws import Seed, seed_tensor
 from .functional import sample
 from .output import SampleOutput
-from .params import Parameter, SamplingParams
+from .params import PARAMETERS, Parameter, SamplingParams
 
 _KEEP: Any = object()
-_PARAMETERS = tuple(field.name for field in fields(SamplingParams))
 
 
 class FusedSampler(nn.Module):
@@ -43,7 +41,7 @@ class FusedSampler(nn.Module):
     ):
         super().__init__()
         params = SamplingParams(temperature, top_k, top_p, min_p)
-        for name in _PARAMETERS:
+        for name in PARAMETERS:
             setattr(self, name, getattr(params, name))
         self.backend = backend
         self.validate = validate
@@ -57,7 +55,7 @@ class FusedSampler(nn.Module):
         Any keyword argument of `sample` overrides the sampler's own for this call. A call with a
         `step` of its own leaves the sampler's step where it is.
         """
-        arguments = {name: getattr(self, name) for name in _PARAMETERS}
+        arguments = {name: getattr(self, name) for name in PARAMETERS}
         arguments |= {"backend": self.backend, "validate": self.validate, "step": self.step}
         if "generator" not in overrides:
             arguments["seed"] = self.seed
@@ -73,11 +71,11 @@ class FusedSampler(nn.Module):
             self.seed = None if seed is None else seed_tensor(seed).to(self.step.device, copy=True)
 
     def extra_repr(self) -> str:
-        names = (*_PARAMETERS, "seed", "step", "backend", "validate")
+        names = (*PARAMETERS, "seed", "step", "backend", "validate")
         return ", ".join(f"{name}={_show(getattr(self, name))}" for name in names)
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*_PARAMETERS, "seed")}
+        return {name: getattr(self, name) for name in (*PARAMETERS, "seed")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -87,7 +85,7 @@ class FusedSampler(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> FusedSampler:
         super()._apply(fn, recurse)
         # Parameter tensors follow to the device but keep their dtype: half() must not round them.
-        for name in _PARAMETERS:
+        for name in PARAMETERS:
             value = getattr(self, name)
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(self.step.device))

@@ -12,7 +12,7 @@ import torch
 
 from .mass import LOG2_E
 
-GREEDY_BELOW = 1e-5
+GREEDY_BELOW = 9.999999747378752e-06  # 1e-5 in fp32, so that every precision agrees
 Parameter = float | int | torch.Tensor | None
 
 
@@ -34,10 +34,13 @@ class SamplingParams:
     min_p: Parameter = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in PARAMETERS:
+            value = getattr(self, name)
             if value is not None and not isinstance(value, torch.Tensor):
-                _check_number(field.name, value)
+                _check_number(name, value)
+
+
+PARAMETERS = tuple(field.name for field in fields(SamplingParams))
 
 
 class Rows(NamedTuple):
@@ -58,44 +61,56 @@ class Rows(NamedTuple):
         return Rows(*(value[index] for value in self))
 
 
-def resolve_rows(params: SamplingParams, logits: torch.Tensor, validate: bool = True) -> Rows:
-    """The parameters as one value a row of `logits` [B, V].
+def resolve_rows(
+    logits: torch.Tensor,
+    temperature: Parameter = 1.0,
+    top_k: Parameter = 0,
+    top_p: Parameter = 1.0,
+    min_p: Parameter = 0.0,
+    validate: bool = True,
+) -> Rows:
+    """Check the parameters and give each row of `logits` [B, V] its own.
 
     `validate=False` leaves the values of parameter tensors unread, so that nothing waits for the
     device; a value out of range then acts as the nearest one in range.
     """
     batch, vocab = logits.shape
-    values = {field.name: getattr(params, field.name) for field in fields(params)}
-    tensors = {
-        name: _row_tensor(name, value, batch, validate)
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
-    if not tensors and logits.device.type == "cpu":
-        return _scalar_rows(params, batch, vocab)
-    return _build_rows({**values, **tensors}, batch, vocab, logits.device)
+    values = temperature, top_k, top_p, min_p
+    if logits.device.type == "cpu" and not any(isinstance(v, torch.Tensor) for v in values):
+        return _scalar_rows(*values, batch, vocab)
+    params = SamplingParams(*values)
+    for name in PARAMETERS:
+        value = getattr(params, name)
+        if isinstance(value, torch.Tensor):
+            _check_tensor(name, value, batch, validate)
+    return _build_rows(params, batch, vocab, logits.device)
 
 
-@functools.lru_cache(maxsize=64)
-def _scalar_rows(params: SamplingParams, batch: int, vocab: int) -> Rows:
-    """`Rows` of plain numbers on the CPU, kept because a decoding loop asks for the same ones."""
-    values = {field.name: getattr(params, field.name) for field in fields(params)}
-    return _build_rows(values, batch, vocab, torch.device("cpu"))
+@functools.lru_cache(maxsize=64, typed=True)
+def _scalar_rows(
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    batch: int,
+    vocab: int,
+) -> Rows:
+    """`Rows` of plain numbers on the CPU, kept because a decoding loop asks for the same again."""
+    params = SamplingParams(temperature, top_k, top_p, min_p)
+    return _build_rows(params, batch, vocab, torch.device("cpu"))
 
 
-def _build_rows(values: dict[str, Any], batch: int, vocab: int, device: torch.device) -> Rows:
-    def per_row(name: str, off: float, dtype: torch.dtype) -> torch.Tensor:
-        value = values[name]
+def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.device) -> Rows:
+    def per_row(value: Parameter, off: float, dtype: torch.dtype) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
             return value.to(device=device, dtype=dtype).expand(batch)
         return torch.full((batch,), off if value is None else value, dtype=dtype, device=device)
 
-    if isinstance(values["top_k"], int):
-        values["top_k"] = min(values["top_k"], vocab)
-    temperature = per_row("temperature", 1.0, torch.float32)
-    top_k = per_row("top_k", 0, torch.int64)
-    top_p = per_row("top_p", 1.0, torch.float32).double()
-    min_p = per_row("min_p", 0.0, torch.float32).double()
+    top_k = params.top_k if isinstance(params.top_k, torch.Tensor) else min(params.top_k or 0, vocab)
+    temperature = per_row(params.temperature, 1.0, torch.float32)
+    top_k = per_row(top_k, 0, torch.int64)
+    top_p = per_row(params.top_p, 1.0, torch.float32).double()
+    min_p = per_row(params.min_p, 0.0, torch.float32).double()
     c = torch.full_like(temperature, LOG2_E) / temperature
     top_k = torch.where(top_k <= 0, vocab, top_k.clamp(max=vocab))
     return Rows(temperature, c, top_k, top_p.clamp(0.0, 1.0), min_p.log2().float())
@@ -121,8 +136,7 @@ def _check_number(name: str, value: object, where: str = "") -> None:
         raise ValueError(f"{name} is {value}{where}, out of range; {remedy}.")
 
 
-def _row_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> torch.Tensor:
-    """A parameter tensor, its dtype, length and values checked."""
+def _check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> None:
     integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     if not integer and (name == "top_k" or not value.is_floating_point()):
         wanted = "an integer" if name == "top_k" else "a floating-point"
@@ -140,4 +154,3 @@ def _row_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> t
         if not good.all():
             row = int((~good.expand(batch)).nonzero()[0])
             _check_number(name, value.expand(batch)[row].item(), where=f" in row {row}")
-    return value

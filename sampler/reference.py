@@ -13,7 +13,6 @@ from .draws import Draws
 from .mass import BLOCK, LOG2_E, exp2_parts, scale_sums, token_weights
 from .output import SampleOutput, log_probability
 from .params import Rows
-from .philox import multiply_high
 
 
 class BlockTable:
@@ -81,7 +80,7 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
     before = block_mass.cumsum(-1) - block_mass  # mass of the earlier blocks
     upto = (before[..., None] + table.scale(weights.cumsum(-1))).flatten(1)  # [B, N * 64]
     mass = upto[:, -1:]
-    r = multiply_high(*draws.bits(), mass)
+    r = draws.below(mass[:, 0])
     drawn = torch.searchsorted(upto, r, right=True).clamp(max=logits.shape[-1] - 1)
 
     greedy = rows.greedy[:, None]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from .blocks import Scale, weights
-from .mass import BLOCK
-from .philox import multiply_high
+from .blocks import Scale, weights_and_scale
+from .draws import Draws
 
 
 class Shortlist:
@@ -19,17 +17,16 @@ class Shortlist:
     def __init__(
         self,
         ids: torch.Tensor,
+        block: torch.Tensor,
         x: torch.Tensor,
         maxima: torch.Tensor,
         row_max: torch.Tensor,
         c: torch.Tensor,
     ):
         self.ids = ids  # int64
+        self.block = block  # int64, ids // 64
         self.x = x  # fp32
-        self.block = ids // BLOCK
-        block_max = maxima.gather(-1, self.block)
-        self.weights = weights(x, block_max, c[:, None]).long()
-        self.scale = Scale.of(block_max, row_max, c)
+        self.weights, self.scale = weights_and_scale(x, maxima.gather(-1, block), row_max, c)
 
     def drop(self, dropped: torch.Tensor) -> None:
         """Drop the tokens where `dropped`, bool [R, n], is set."""
@@ -52,20 +49,21 @@ class Shortlist:
         added = _added_mass(self.weights.gather(-1, order), block, self.scale.gather(order))
         return x, torch.empty_like(added).scatter_(-1, by_block, added).cumsum(-1)
 
-    def draw(self, high: torch.Tensor, low: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens [R, num_samples] for the random bits of that shape, and the kept mass [R]."""
+    def draw(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [R, num_samples] and the kept mass [R]."""
         upto = _added_mass(self.weights, self.block, self.scale).cumsum(-1)
         mass = upto[:, -1]
-        r = multiply_high(high, low, mass[:, None])
-        return self.ids.gather(-1, torch.searchsorted(upto, r, right=True)), mass
+        slot = torch.searchsorted(upto, draws.below(mass), right=True)
+        return self.ids.gather(-1, slot), mass
 
 
 def _added_mass(weights: torch.Tensor, block: torch.Tensor, scale: Scale) -> torch.Tensor:
     """What each token adds to the mass of those before it, where a block's tokens are neighbours."""
     upto = weights.cumsum(-1)
-    first = block[:, 1:] != block[:, :-1]
+    same = block[:, 1:] == block[:, :-1]
     # Weights of the earlier blocks: the sum before each block's first token, carried along.
-    earlier = F.pad(upto[:, :-1] * first, (1, 0)).cummax(-1).values
-    mass = scale(upto - earlier)
-    mass[:, 1:] -= (mass[:, :-1] * ~first)
+    earlier = upto[:, :-1].masked_fill(same, 0).cummax(-1).values
+    upto[:, 1:] -= earlier
+    mass = scale(upto)
+    mass[:, 1:] -= mass[:, :-1] * same
     return mass
