@@ -1,5 +1,8 @@
 """Which warpers the sampler takes over, and that it keeps the tokens Hugging Face's keep."""
 
+# mypy: disable-error-code="arg-type, call-arg, misc"
+# (transformers types configurations and `generate` more narrowly than it calls them)
+
 from pathlib import Path
 
 import numpy as np
