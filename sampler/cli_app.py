@@ -1,0 +1,194 @@
+"""The commands and their options. What each command does is in the module of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from math import inf, nan
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_SAMPLING = "Sampling"  # the heading of these options in --help
+
+
+def _number(kind: type, wanted: str, low: float, high: float = inf) -> Callable[[str], Any]:
+    """A parser for an option; what it refuses is named with the value and what is wanted."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = nan
+        if low <= value <= high and value != inf:
+            return value
+        raise typer.BadParameter(f"{text!r} is not {wanted}")
+
+    return parse
+
+
+_share = _number(float, "a number from 0 to 1", 0, 1)
+_count = _number(int, "a whole number from 1 up", 1)
+
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A folder or a Hugging Face hub id. Without it: the embedded SmolLM2-135M-Instruct, "
+        "which needs no network.",
+        show_default=False,
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER",
+        parser=_number(float, "a finite number from 0 up", 0),
+        help="Divides the logits; 0 is greedy, 1 is off.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(
+        metavar="COUNT",
+        parser=_number(int, "a whole number from 0 up", 0),
+        help="Keep the k best tokens, and ties; 0 is off.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER",
+        parser=_share,
+        help="Keep the best tokens that hold this share of the probability; 1 is off.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER",
+        parser=_share,
+        help="Keep tokens at least this many times as probable as the best; 0 is off.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+_seed = _number(int, f"a whole number from 0 to {2**63 - 1}", 0, 2**63 - 1)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fused-sampler {version('fused-sampler')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Generate text with the fused sampler, or look at what it would draw from."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def generate(
+    prompt: Prompt,
+    model: Model = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEED",
+            parser=_seed,
+            help="The same seed draws the same text. Without it: a new one each run, shown at the "
+            "end.",
+            show_default=False,
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="COUNT", parser=_count, help="Stop after this many tokens.")
+    ] = 64,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT",
+            parser=_count,
+            help="Texts to generate, one after the other, each with the next seed.",
+        ),
+    ] = 1,
+) -> None:
+    """Continue a text, shown as it is generated.
+
+    The text goes to standard output, and a line with the speed, the share of time spent sampling
+    and the seed to standard error, so that redirecting the output to a file keeps the text alone.
+    Settings of the model itself that have no option here, such as a repetition penalty, stay on.
+    """
+    from .cli_generate import run_generate
+    from .cli_request import Request
+
+    request = Request(prompt, model, temperature, top_k, top_p, min_p, seed)
+    run_generate(request, max_new_tokens, num_samples)
+
+
+@app.command()
+def inspect(
+    prompt: Prompt,
+    model: Model = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEED",
+            parser=_seed,
+            help="Mark the token that this seed draws: the first that `generate` would give.",
+            show_default=False,
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(metavar="COUNT", parser=_count, help="Show this many of the best tokens.")
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the next-token table: what each filter keeps and what a seed draws.
+
+    Probabilities are after the temperature and before the filters.
+    """
+    from .cli_inspect import run_inspect
+    from .cli_request import Request
+
+    request = Request(prompt, model, temperature, top_k, top_p, min_p, seed)
+    run_inspect(request, top, as_json)
+
+
+@app.command()
+def info(as_json: AsJson = False) -> None:
+    """Show versions, devices, the backend that "auto" takes and why, and the embedded model."""
+    from .cli_info import run_info
+
+    run_info(as_json)
