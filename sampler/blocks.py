@@ -16,7 +16,7 @@ from .mass import BLOCK, EXP2_COEFFICIENTS, LOWEST
 
 CHUNK = 2**18  # logits worked on at a time: three fp32 buffers of half this size fit one L2 cache
 
-# Constants as tensors: beside a tensor they cost half of what a Python number costs a small operation.
+# Constants as tensors: in a small operation a Python number costs twice as much.
 _COEFFICIENTS = torch.tensor(EXP2_COEFFICIENTS).unbind()
 _LOWEST = torch.tensor(LOWEST)
 # From 2**-49 of the best down every weight and every scaled sum is 0; no power needs to go lower.
@@ -91,7 +91,7 @@ class Scale(NamedTuple):
     def _from(cls, t: torch.Tensor, p: torch.Tensor) -> Scale:
         return cls((p * _MANTISSA_UNIT).long(), (_ROUNDER_44 - t).long())  # 14 - rint(z)
 
-    def __call__(self, sums: torch.Tensor) -> torch.Tensor:
+    def __call__(self, sums: torch.Tensor | int) -> torch.Tensor:
         return (sums * self.mantissa) >> self.shift
 
     def gather(self, index: torch.Tensor) -> Scale:
@@ -115,7 +115,7 @@ def weights_and_scale(
 
 
 def _exp2(z: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> None:
-    """`mass.exp2_parts` in place, bit for bit: `2**z = p * 2**n`, `t = n + _ROUNDER`; z is spent."""
+    """`mass.exp2_parts` in place: `2**z = p * 2**n` bit for bit, `t = n + _ROUNDER`; z is spent."""
     z.clamp_(min=_LOWEST_POWER)
     torch.add(z, _ROUNDER, out=t)
     torch.sub(t, _ROUNDER, out=p)

@@ -26,11 +26,14 @@ class Draws(NamedTuple):
     def below(self, mass: torch.Tensor) -> torch.Tensor:
         """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for masses [B]."""
         if mass.device.type == "cpu" and len(mass) * self.num_samples <= _FEW_DRAWS:
-            columns = (self.seed, self.step, self.stream, mass)
+            columns = self.seed.tolist(), self.step.tolist(), self.stream.tolist(), mass.tolist()
             return torch.tensor(
                 [
-                    [multiply_high(*random_bits(*key, draw), m) for draw in range(self.num_samples)]
-                    for *key, m in zip(*(column.tolist() for column in columns), strict=True)
+                    [
+                        multiply_high(*random_bits(seed, step, stream, draw), row_mass)
+                        for draw in range(self.num_samples)
+                    ]
+                    for seed, step, stream, row_mass in zip(*columns, strict=True)
                 ]
             )
         draw = torch.arange(self.num_samples, device=mass.device)
@@ -83,9 +86,9 @@ def resolve_draws(
 
 def seed_tensor(seed: int | torch.Tensor) -> torch.Tensor:
     """A seed as int64: 0-dimensional, or `[B]` for a seed a row."""
-    per_row = isinstance(seed, torch.Tensor) and seed.dim() == 1
-    words = _int64("seed", seed, len(seed) if per_row else 1, torch.device("cpu"))
-    return words if per_row else words[0]
+    if isinstance(seed, torch.Tensor) and seed.dim() == 1:
+        return _int64("seed", seed, len(seed), seed.device)
+    return _int64("seed", seed, 1, torch.device("cpu"))[0]
 
 
 def _int64(

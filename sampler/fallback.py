@@ -1,4 +1,4 @@
-"""What users get without a GPU: the reference's tokens and kept sets, bit for bit, without its sorts.
+"""What users get without a GPU: tokens and kept sets of the reference, without its sorts.
 
 One pass finds the maximum of every block of 64 logits. From these a row is narrowed to a shortlist
 of tokens that surely holds all that the filters can keep:
@@ -7,8 +7,8 @@ of tokens that surely holds all that the filters can keep:
   least that large), so only blocks whose maximum reaches it matter;
 - min-p: the threshold is known, only blocks whose maximum reaches it matter;
 - top-p: a second pass finds the row's mass. The best block maxima alone may hold enough of it, else
-  a sample of the row guesses a bound; the shortlist's own mass proves it or the whole row is taken;
-- no filter: a second pass finds the block masses and the draw picks a block, whose 64 tokens matter.
+  a sample of the row guesses a bound that the shortlist's own mass proves, else all are taken;
+- no filter: a second pass finds the block masses; the draw picks a block, whose 64 tokens matter.
 
 Sorting, top-p and the cumulative-sum draw then work on shortlists.
 """
@@ -74,7 +74,7 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
     """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts."""
     batch = Batch.of(logits, rows)
     parts = [part for kind, group in _groups(batch) for part in _draw(kind, group, draws, info)]
-    tokens, mass, kept = _together(parts, len(logits))
+    tokens, mass, kept = _together(parts)
     if not info:
         return SampleOutput(tokens)
 
@@ -128,9 +128,10 @@ def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
 def _groups(batch: Batch) -> Iterator[tuple[str, Batch]]:
     """The rows by what serves them."""
     vocab = batch.logits.shape[-1]
-    members: dict[tuple[str, int], list[int]] = defaultdict(list)
+    members: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
     rows = batch.rows
     columns = batch.row_max, rows.temperature, rows.top_k, rows.top_p, rows.min_p_log2
+    kind: tuple[str, int]
     for row, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         row_max, temperature, top_k, top_p, min_p_log2 = values
         if not math.isfinite(row_max):
@@ -146,8 +147,8 @@ def _groups(batch: Batch) -> Iterator[tuple[str, Batch]]:
         else:
             kind = "all", 0
         members[kind].append(row)
-    for (kind, _), numbers in members.items():
-        yield kind, batch.select(numbers)
+    for (name, _), numbers in members.items():
+        yield name, batch.select(numbers)
 
 
 def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
@@ -169,15 +170,14 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
             yield Part(part.numbers, *shortlist.draw(draws.select(part.numbers)), kept)
 
 
-def _together(
-    parts: list[Part], batch: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def _together(parts: list[Part]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Tokens, masses and kept counts of the whole batch."""
     if len(parts) == 1:
         return parts[0][1:]
     places = torch.tensor([number for part in parts for number in part.numbers])
     order = places.argsort().to(parts[0].tokens.device)
-    tokens, mass = (torch.cat([part[i] for part in parts])[order] for i in (1, 2))
+    tokens = torch.cat([part.tokens for part in parts])[order]
+    mass = torch.cat([part.mass for part in parts])[order]
     kept = [part.kept for part in parts if part.kept is not None]
     return tokens, mass, torch.cat(kept)[order] if len(kept) == len(parts) else None
 
@@ -249,18 +249,17 @@ def _best_k(part: Batch) -> Shortlist:
     threshold = _kth(best, top_k)
     tied = best.shape[-1] > most and bool((best[:, -1:] >= threshold).any())
     if tied:
-        position = x.topk(int((x >= threshold).sum(-1).max())).indices
-    else:
-        position = position[:, :most]
-    position = position.sort().values
+        most = int((x >= threshold).sum(-1).max())
+        position = x.topk(most).indices
+    position = position[:, :most].sort().values
     x = x.gather(-1, position)
-    if tied or min(top_k) < most:
+    if min(top_k) < most:
         x.masked_fill_(x < threshold, -torch.inf)
     return _listed(part, position, x, blocks)
 
 
 def _kth(best: torch.Tensor, top_k: list[int]) -> torch.Tensor:
-    """Each row's own k-th largest, [R, 1], of sorted values [R, n]; finite, as `-inf` never counts."""
+    """Each row's own k-th largest of sorted values [R, n], [R, 1]; finite: `-inf` never counts."""
     if min(top_k) == max(top_k):
         kth = best[:, top_k[0] - 1 : top_k[0]]
     else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .backends import choose_backend
-from .draws import Seed, Step, resolve_draws
+from .draws import Draws, Seed, Step, resolve_draws
 from .mass import MAX_VOCAB
 from .output import SampleOutput
 from .params import Parameter, resolve_rows
@@ -48,44 +50,37 @@ def sample(
             waits for the device and the token of an invalid row is -1.
 
     Returns:
-        int64 tokens: `[B]`, or `[B, num_samples]` for more than one; for `[V]` logits without the B.
+        int64 tokens: `[B]`, or `[B, num_samples]` for more than one; `[V]` logits give no B.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, shape or range, or (with `validate`) a
             row that holds NaN or `+inf`, or nothing but `-inf`. The message names the row.
     """
-    rows_of_logits = _check_logits(logits)
-    batch = rows_of_logits.shape[0]
-    rows = resolve_rows(rows_of_logits, temperature, top_k, top_p, min_p, validate)
-    draws = resolve_draws(
-        seed, step, num_samples, generator, batch, rows_of_logits.device, validate
-    )
-    output = choose_backend(backend, logits.device).sample(
-        rows_of_logits, rows, draws, return_info
-    )
+    x = _check_logits(logits)
+    rows = resolve_rows(x, temperature, top_k, top_p, min_p, validate)
+    draws = resolve_draws(seed, step, num_samples, generator, len(x), x.device, validate)
+    implementation = choose_backend(backend, x.device)
+    output = implementation.sample(x, rows, draws, return_info) if len(x) else _nothing(draws)
     if validate:
-        _raise_invalid(rows_of_logits, output.tokens[:, 0] < 0)
+        _raise_invalid(x, output.tokens[:, 0] < 0)
     if num_samples == 1:
-        output = SampleOutput(
-            *(v if v is None or v.dim() == 1 else v[:, 0] for v in output)
-        )
+        output = _map(lambda v: v[:, 0] if v.dim() == 2 else v, output)
     if logits.dim() == 1:
-        output = SampleOutput(*(v if v is None else v[0] for v in output))
+        output = _map(lambda v: v[0], output)
     return output if return_info else output.tokens
 
 
 def softmax(
     logits: torch.Tensor, temperature: Parameter = 1.0, backend: str = "auto"
 ) -> torch.Tensor:
-    """Probabilities `softmax(logits / temperature)` in fp32, shaped like `logits` (`[B, V]`, `[V]`).
+    """Probabilities `softmax(logits / temperature)`, fp32, shaped like `logits` (`[B, V]`, `[V]`).
 
     `temperature` is a number, a `[B]` tensor or None (1); a greedy row, below 1e-5, has all its
     probability on the lowest index of its maximum. Raises as `sample` does.
     """
-    rows_of_logits = _check_logits(logits)
-    rows = resolve_rows(rows_of_logits, temperature)
-    output = choose_backend(backend, logits.device).softmax(rows_of_logits, rows)
-    _raise_invalid(rows_of_logits, output[:, 0].isnan())
+    x = _check_logits(logits)
+    output = choose_backend(backend, x.device).softmax(x, resolve_rows(x, temperature))
+    _raise_invalid(x, output[:, 0].isnan())
     return output.view(logits.shape)
 
 
@@ -102,10 +97,10 @@ def mask_logits(
     Equal to what Hugging Face's warpers give, ties and the rounding at a boundary aside. A greedy
     row keeps its one token's undivided logit. Parameters and errors are those of `sample`.
     """
-    rows_of_logits = _check_logits(logits)
-    rows = resolve_rows(rows_of_logits, temperature, top_k, top_p, min_p)
-    output = choose_backend(backend, logits.device).mask_logits(rows_of_logits, rows)
-    _raise_invalid(rows_of_logits, output[:, 0].isnan())
+    x = _check_logits(logits)
+    rows = resolve_rows(x, temperature, top_k, top_p, min_p)
+    output = choose_backend(backend, x.device).mask_logits(x, rows)
+    _raise_invalid(x, output[:, 0].isnan())
     return output.view(logits.shape)
 
 
@@ -131,6 +126,16 @@ def _check_logits(logits: torch.Tensor) -> torch.Tensor:
     if rows.stride(-1) != 1 and rows.shape[-1] > 1:
         rows = rows.contiguous()
     return rows if rows.dim() == 2 else rows[None]
+
+
+def _map(change: Callable[[torch.Tensor], torch.Tensor], output: SampleOutput) -> SampleOutput:
+    return SampleOutput(*(v if v is None else change(v) for v in output))  # type: ignore[arg-type]
+
+
+def _nothing(draws: Draws) -> SampleOutput:
+    """The output for a batch without rows."""
+    tokens = torch.empty(0, draws.num_samples, dtype=torch.int64, device=draws.seed.device)
+    return SampleOutput(tokens, tokens.float(), tokens.float(), tokens[:, 0])
 
 
 def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor) -> None:

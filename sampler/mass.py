@@ -23,13 +23,12 @@ def _fp32(bits: str) -> float:
 
 LOG2_E = _fp32("3fb8aa3b")
 # 2**f on [-0.5, 0.5], lowest power first.
-EXP2_COEFFICIENTS = tuple(
-    map(_fp32, "3f800000 3f317218 3e75fdee 3d635774 3c1d96a6 3aaf9f2a 3920fddd".split())
-)
+_WORDS = ("3f800000", "3f317218", "3e75fdee", "3d635774", "3c1d96a6", "3aaf9f2a", "3920fddd")
+EXP2_COEFFICIENTS = tuple(map(_fp32, _WORDS))
 
 
 def exp2_parts(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`2**z` as integers: int32 `mantissa` (units of 2**-24, below 2**25) and int32 exponent `n`."""
+    """`2**z` in int32: `mantissa` in units of 2**-24, below 2**25, and exponent `n`."""
     z = z.clamp(min=-64.0)
     n = z.round()  # half to even
     f = z - n

@@ -79,8 +79,9 @@ class FusedSampler(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            moved = value.to(self.step.device) if isinstance(value, torch.Tensor) else value
-            setattr(self, name, moved)
+            if isinstance(value, torch.Tensor):
+                value = value.to(self.step.device, copy=True)
+            setattr(self, name, value)
 
     def _apply(self, fn: Any, recurse: bool = True) -> FusedSampler:
         super()._apply(fn, recurse)

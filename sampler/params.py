@@ -106,7 +106,9 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
             return value.to(device=device, dtype=dtype).expand(batch)
         return torch.full((batch,), off if value is None else value, dtype=dtype, device=device)
 
-    top_k = params.top_k if isinstance(params.top_k, torch.Tensor) else min(params.top_k or 0, vocab)
+    top_k = (
+        params.top_k if isinstance(params.top_k, torch.Tensor) else min(params.top_k or 0, vocab)
+    )
     temperature = per_row(params.temperature, 1.0, torch.float32)
     top_k = per_row(top_k, 0, torch.int64)
     top_p = per_row(params.top_p, 1.0, torch.float32).double()

@@ -1,6 +1,6 @@
-"""The 64 random bits behind a draw: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy
-as 1, 2, 3", SC 2011). Key = seed, counter = (step low, step high, stream, draw): a pure function of
-what is being sampled, so no generator state can make a token depend on its neighbours.
+"""The 64 random bits behind a draw: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011). Key = seed, counter = (step low, step high, stream, draw): a pure
+function of what is sampled, so no generator state can make a token depend on its neighbours.
 
 Every function takes Python integers and int64 tensors alike: each product of two 32-bit words fits
 64 bits, and what wraps around in an int64 is masked away.

@@ -16,7 +16,7 @@ from .params import Rows
 
 
 class BlockTable:
-    """Logits [B, V] in N blocks of 64 with their integer weights and scales (contract section 3)."""
+    """Logits [B, V] in N blocks of 64, their integer weights and scales (contract section 3)."""
 
     def __init__(self, logits: torch.Tensor, c: torch.Tensor):
         x = logits.float() + 0.0  # -0.0 counts as +0.0
@@ -104,14 +104,20 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
 
 
 def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
+    """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit.
+
+    An invalid row is NaN throughout, as it is in `softmax`.
+    """
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
-    return (logits.float() / temperature).masked_fill(~kept_set(logits, rows), -torch.inf)
+    masked = (logits.float() / temperature).masked_fill(~kept_set(logits, rows), -torch.inf)
+    return masked.masked_fill(~logits.amax(-1, keepdim=True).isfinite(), torch.nan)
 
 
 def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
     x = logits.float()
-    x = (x - x.amax(-1, keepdim=True)) / rows.temperature[:, None]
+    temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
+    x = (x - x.amax(-1, keepdim=True)) / temperature
     best = F.one_hot(logits.argmax(-1), x.shape[-1]).float()
-    return torch.where(rows.greedy[:, None], best, x.softmax(-1))
+    probabilities = x.softmax(-1)
+    return torch.where(rows.greedy[:, None] & ~probabilities[:, :1].isnan(), best, probabilities)

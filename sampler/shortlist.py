@@ -58,7 +58,7 @@ class Shortlist:
 
 
 def _added_mass(weights: torch.Tensor, block: torch.Tensor, scale: Scale) -> torch.Tensor:
-    """What each token adds to the mass of those before it, where a block's tokens are neighbours."""
+    """What each token adds to the mass before it, where the tokens of a block are neighbours."""
     upto = weights.cumsum(-1)
     same = block[:, 1:] == block[:, :-1]
     # Weights of the earlier blocks: the sum before each block's first token, carried along.

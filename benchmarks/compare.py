@@ -1,0 +1,140 @@
+"""Time `sample` beside Hugging Face's warpers + softmax + `torch.multinomial`, on the CPU.
+
+    python benchmarks/compare.py [--quick] [--batch 1 8 64] [--threads 2]
+
+Both run in turn on the same logits, so that what else the machine does hits both; a row gives the
+two medians and their ratio, which is the figure to quote. Peak extra memory is what the process
+grew by during one call of ours, in copies of the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from fused_sampler import sample
+
+REAL_LOGITS = Path(__file__).parent.parent / "tests" / "data" / "real_logits.npy"
+CASES: dict[str, dict] = {
+    "temperature 0.8": {"temperature": 0.8},
+    "top-k 50": {"top_k": 50},
+    "top-k 50 + top-p 0.9": {"top_k": 50, "top_p": 0.9},
+    "top-p 0.9": {"top_p": 0.9},
+    "min-p 0.05": {"min_p": 0.05},
+}
+WARPERS = {
+    "temperature": TemperatureLogitsWarper,
+    "top_k": TopKLogitsWarper,
+    "top_p": TopPLogitsWarper,
+    "min_p": MinPLogitsWarper,
+}
+
+
+def hugging_face(params: dict) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `generate` does with the scores of a step."""
+    warpers = LogitsProcessorList([WARPERS[name](value) for name, value in params.items()])
+
+    def draw(logits: torch.Tensor) -> torch.Tensor:
+        return torch.multinomial(warpers(None, logits).softmax(-1), num_samples=1)
+
+    return draw
+
+
+def time_in_turn(calls: list[Callable[[], object]], seconds: float) -> list[float]:
+    """Median milliseconds of each call; rounds of all calls until `seconds` are over."""
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    end = time.perf_counter() + seconds
+    while len(times[0]) < 5 or time.perf_counter() < end:
+        for call, own in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            own.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(own) for own in times]
+
+
+def peak_growth(call: Callable[[], object]) -> int:
+    """Bytes by which the process grows while `call` runs."""
+    process = psutil.Process()
+    call()
+    before = peak = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.is_set():
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return peak - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--vocab", type=int, default=128256, help="of the random logits")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="five rounds a case")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    random = torch.randn(max(args.batch), args.vocab) * 3
+    real = torch.from_numpy(np.load(REAL_LOGITS)).float()
+    real = real.repeat(-(-max(args.batch) // len(real)), 1)[: max(args.batch)]
+    runs = [
+        (f"{name}, V={rows.shape[1]:,}", case, batch, rows[:batch].contiguous())
+        for name, rows in (("random", random), ("real", real))
+        for case in CASES
+        for batch in args.batch
+    ]
+    table = Table(
+        title=f"median ms on the CPU, {args.threads} threads, torch {torch.__version__}, fp32"
+    )
+    for column in ("logits", "case", "B", "Hugging Face", "fused-sampler", "ratio", "extra memory"):
+        table.add_column(column, justify="left" if column in ("logits", "case") else "right")
+    for name, case, batch, logits in track(runs, description="timing"):
+        params = CASES[case]
+        theirs = hugging_face(params)
+        calls = [lambda: theirs(logits), lambda: sample(logits, seed=0, **params)]  # noqa: B023
+        slow, fast = time_in_turn(calls, 0.0 if args.quick else 2.0)
+        copies = peak_growth(calls[1]) / logits.nbytes
+        table.add_row(
+            name,
+            case,
+            str(batch),
+            f"{slow:.2f}",
+            f"{fast:.3f}",
+            f"{slow / fast:.1f}x",
+            f"{copies:.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

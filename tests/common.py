@@ -1,0 +1,109 @@
+"""What several tests share: the published vectors, logits of every kind, calls of a backend."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from fused_sampler.draws import Draws, resolve_draws
+from fused_sampler.output import SampleOutput
+from fused_sampler.params import resolve_rows
+
+DATA = Path(__file__).parent / "data"
+VECTORS = json.loads((DATA / "contract_vectors.json").read_text())
+NINE_WORDS = [4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]
+
+
+def vector_row(name: str) -> torch.Tensor:
+    """The logits [1, V] of a vector."""
+    words = b"".join(bytes.fromhex(word) for word in VECTORS["rows"][name])
+    return torch.tensor([struct.unpack(f">{len(words) // 4}f", words)])
+
+
+def vector_draws(seed: int, step: int, stream: int, draw: int) -> Draws:
+    """Draws 0..draw of one row."""
+    words = (torch.tensor([word]) for word in (seed, step, stream))
+    return Draws(*words, num_samples=draw + 1)
+
+
+def real_logits() -> torch.Tensor:
+    """Next-token logits of the embedded model, fp16 [N, 49152]."""
+    return torch.from_numpy(np.load(DATA / "real_logits.npy"))
+
+
+def logits_of(kind: str, batch: int, vocab: int, seed: int = 0) -> torch.Tensor:
+    """Logits fp32 [batch, vocab] of a kind that stresses something."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, vocab, generator=generator) * 3
+    if kind == "random":
+        return x
+    if kind == "flat":  # a nucleus of most of the vocabulary
+        return x * 0.01
+    if kind == "all equal":
+        return torch.full_like(x, 0.25)
+    if kind == "tied":
+        return x.round()
+    if kind == "one-hot":
+        return torch.zeros_like(x).scatter_(
+            1, torch.randint(vocab, (batch, 1), generator=generator), 40
+        )
+    if kind == "forbidden":
+        x[torch.rand(x.shape, generator=generator) < 0.7] = -torch.inf
+        x[:, vocab // 2] = 0.5
+        return x
+    if kind == "few allowed":
+        y = torch.full_like(x, -torch.inf)
+        y[:, :: max(1, vocab // 3)] = x[:, :: max(1, vocab // 3)]
+        return y
+    if kind == "descending":
+        return x.sort(descending=True).values
+    if kind == "extreme":  # differences that overflow fp32
+        return (x * 1e38).clamp(-3.4e38, 3.4e38)
+    if kind == "invalid":
+        x[0], x[-1, -1], x[batch // 2, 0] = -torch.inf, torch.nan, torch.inf
+        return x
+    raise ValueError(kind)
+
+
+KINDS = [
+    "random",
+    "flat",
+    "all equal",
+    "tied",
+    "one-hot",
+    "forbidden",
+    "few allowed",
+    "descending",
+    "extreme",
+    "invalid",
+]
+
+
+def run(
+    backend: ModuleType,
+    logits: torch.Tensor,
+    seed: int | torch.Tensor = 0,
+    num_samples: int = 2,
+    **params,
+) -> SampleOutput:
+    """All that a backend says of a batch."""
+    rows = resolve_rows(logits, **params)
+    draws = resolve_draws(seed, 3, num_samples, None, len(logits), logits.device)
+    return backend.sample(logits, rows, draws, True)
+
+
+def assert_same(backend: ModuleType, oracle: ModuleType, logits: torch.Tensor, **params) -> None:
+    """Tokens, log-probabilities, kept counts and kept sets are equal, bit for bit."""
+    ours, theirs = run(backend, logits, **params), run(oracle, logits, **params)
+    for name, one, other in zip(ours._fields, ours, theirs, strict=True):
+        assert torch.equal(one.nan_to_num(7), other.nan_to_num(7)), name
+    rows = resolve_rows(
+        logits, **{k: v for k, v in params.items() if k not in ("seed", "num_samples")}
+    )
+    masked = backend.mask_logits(logits, rows), oracle.mask_logits(logits, rows)
+    assert torch.equal(*(m.nan_to_num(7) for m in masked))

@@ -1,0 +1,138 @@
+"""The fallback equals the textbook reference bit for bit, whatever the logits and parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from common import KINDS, assert_same, logits_of, real_logits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fused_sampler import fallback, reference
+
+SHAPES = [
+    (3, 1),
+    (2, 2),
+    (3, 63),
+    (2, 64),
+    (3, 65),
+    (8, 1000),
+    (64, 130),
+    (2, 32_000),
+    (1, 128_256),
+]
+PARAMS = {
+    "greedy": {"temperature": 0.0},
+    "temperature": {"temperature": 0.8},
+    "hot": {"temperature": 5.0},
+    "top-k 1": {"top_k": 1},
+    "top-k 50": {"top_k": 50, "temperature": 0.8},
+    "top-k 1000": {"top_k": 1000},
+    "top-p 1e-9": {"top_p": 1e-9},
+    "top-p 0.9": {"top_p": 0.9},
+    "top-p 0.9999": {"top_p": 0.9999, "temperature": 1.4},
+    "min-p": {"min_p": 0.05},
+    "min-p 1": {"min_p": 1.0},
+    "all": {"temperature": 0.7, "top_k": 40, "top_p": 0.95, "min_p": 0.02},
+    "top-p and min-p": {"top_p": 0.95, "min_p": 0.01},
+}
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_logits(kind, params):
+    for batch, vocab in SHAPES[:-2]:
+        assert_same(fallback, reference, logits_of(kind, batch, vocab), **params)
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+@pytest.mark.parametrize("batch, vocab", SHAPES[-2:])
+def test_large_vocabularies(batch, vocab, params):
+    for kind in ("random", "flat", "tied"):
+        assert_same(fallback, reference, logits_of(kind, batch, vocab), **params)
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+def test_real_logits(params):
+    assert_same(fallback, reference, real_logits()[::3], **params)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    for params in PARAMS.values():
+        assert_same(fallback, reference, logits_of("random", 3, 5000).to(dtype), **params)
+
+
+def test_every_parameter_per_row():
+    x = logits_of("random", 12, 5000)
+    assert_same(
+        fallback,
+        reference,
+        x,
+        temperature=torch.tensor([0, 1, 0.5, 1, 1, 1, 2, 1, 0, 1, 1, 1.3]),
+        top_k=torch.tensor([0, 0, 7, 3, 0, 0, 5000, 900, 5, 0, 60, 1]),
+        top_p=torch.tensor([1, 1, 0.9, 1, 0.5, 0.9, 1, 0.99, 0.1, 1, 0.8, 1]),
+        min_p=torch.tensor([0, 0, 0.1, 0, 0, 0.2, 0, 0, 0, 0.3, 0, 0.5]),
+        seed=torch.arange(12) - 5,
+    )
+
+
+def test_layouts_of_memory():
+    # A stale row beside each, a vocabulary cut out of a longer one, the last position of [B, S, V].
+    wide = logits_of("random", 6, 4096)
+    for x in (wide[::2], wide[:, 31:1031], wide.view(3, 2, 4096)[:, -1], wide.t()[:6, :6].t()):
+        for params in PARAMS.values():
+            assert_same(fallback, reference, x, **params)
+
+
+def test_no_input_is_written():
+    x = logits_of("forbidden", 4, 3000)
+    before = x.clone()
+    for params in PARAMS.values():
+        assert_same(fallback, reference, x, **params)
+    assert torch.equal(x, before)
+
+
+def test_a_bound_that_a_sample_guesses_too_high_is_mended(monkeypatch):
+    # Nothing is dropped by the sample's advice, but far too much is: only the proof saves the row.
+    x = logits_of("flat", 4, 20_000)
+    x[:, ::9] += 0.5  # the sampled tokens, every ninth, are the best
+    monkeypatch.setattr(fallback, "_TRUST", 50.0)
+    assert_same(fallback, reference, x, top_p=0.9)
+
+
+numbers = st.floats(min_value=-30, max_value=30, width=32) | st.integers(-3, 3).map(float)
+logit = numbers | st.just(-float("inf"))
+
+
+@st.composite
+def calls(draw):
+    batch, vocab = draw(st.integers(1, 4)), draw(st.integers(1, 200))
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+    row = st.lists(logit, min_size=vocab, max_size=vocab)
+    x = torch.tensor(draw(st.lists(row, min_size=batch, max_size=batch))).to(dtype)
+    x[:, draw(st.integers(0, vocab - 1))] = draw(numbers)  # at least one token is allowed
+
+    def per_row(values, dtype):
+        return draw(
+            values
+            | st.lists(values, min_size=batch, max_size=batch).map(
+                lambda v: torch.tensor(v, dtype=dtype)
+            )
+        )
+
+    params = {
+        "temperature": per_row(st.sampled_from([0.0, 1e-3, 0.5, 1.0, 1.7, 100.0]), torch.float32),
+        "top_k": per_row(st.integers(0, vocab + 1), torch.int64),
+        "top_p": per_row(st.floats(0, 1, width=32), torch.float32),
+        "min_p": per_row(st.floats(0, 1, width=32), torch.float32),
+        "seed": draw(st.integers(-(2**63), 2**64 - 1)),
+    }
+    return x, params
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(calls())
+def test_any_call(call):
+    x, params = call
+    assert_same(fallback, reference, x, **params)

@@ -1,0 +1,133 @@
+"""`FusedSampler`: a module with parameters, a seed and a place in the sequence."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from common import NINE_WORDS, logits_of
+
+from fused_sampler import FusedSampler, sample
+
+X = logits_of("random", 3, 200)
+
+
+def test_repeated_calls_draw_anew_and_reset_goes_back():
+    sampler = FusedSampler(temperature=2.0, seed=11)
+    first = [sampler(X).tolist() for _ in range(5)]
+    assert first == [sample(X, temperature=2.0, seed=11, step=step).tolist() for step in range(5)]
+    assert len(set(map(tuple, first))) > 1
+    sampler.reset()
+    assert [sampler(X).tolist() for _ in range(5)] == first
+    sampler.reset(seed=12)
+    assert sampler(X).tolist() == sample(X, temperature=2.0, seed=12, step=0).tolist()
+
+
+def test_unseeded_sampler_follows_manual_seed():
+    sampler = FusedSampler()
+    torch.manual_seed(5)
+    first = [sampler(X).tolist() for _ in range(4)]
+    torch.manual_seed(5)
+    sampler.reset()
+    assert [sampler(X).tolist() for _ in range(4)] == first
+    assert len(set(map(tuple, first))) > 1
+
+
+def test_generator_overrides_the_seed():
+    sampler = FusedSampler(seed=1)
+    draws = [
+        sampler(X, generator=torch.Generator().manual_seed(s), step=0).tolist() for s in (3, 3, 4)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_overrides_for_one_call():
+    sampler = FusedSampler(temperature=0.5, top_k=3, seed=1)
+    seeds = torch.tensor([4, 5, 6])
+    top_p = torch.tensor([0.1, 0.5, 0.9])
+    tokens = sampler(X, top_p=top_p, seed=seeds, step=9)
+    assert torch.equal(tokens, sample(X, temperature=0.5, top_k=3, top_p=top_p, seed=seeds, step=9))
+    assert sampler.step == 0, "a call with a step of its own leaves the sampler's alone"
+    assert sampler(X, num_samples=2).shape == (3, 2)
+    assert sampler(X, return_info=True).kept.tolist() == [3, 3, 3]
+    with pytest.raises(TypeError, match="topk"):
+        sampler(X, topk=3)
+
+
+def test_failed_call_does_not_advance():
+    sampler = FusedSampler(seed=1)
+    with pytest.raises(ValueError):
+        sampler(X * torch.nan)
+    assert sampler.step == 0
+
+
+def test_one_row_gives_a_scalar():
+    token = FusedSampler(temperature=0.0)(torch.tensor(NINE_WORDS))
+    assert token.shape == () and token == 3
+
+
+def test_repr_shows_the_parameters():
+    text = repr(FusedSampler(0.8, 50, torch.tensor([0.5, 0.25]), seed=7))
+    for part in (
+        "temperature=0.8",
+        "top_k=50",
+        "top_p=[0.5, 0.25]",
+        "min_p=0.0",
+        "seed=7",
+        "step=0",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("seed", [None, 3, torch.tensor([1, 2, 3]), 2**64 - 1], ids=str)
+def test_state_dict_round_trip(seed):
+    sampler = FusedSampler(0.8, 50, torch.tensor([0.5, 0.25, 0.75]), 0.01, seed=seed)
+    for _ in range(3):
+        sampler(X)
+    file = io.BytesIO()
+    torch.save(sampler.state_dict(), file)
+    file.seek(0)
+    other = FusedSampler()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert repr(other) == repr(sampler)
+    torch.manual_seed(0)
+    tokens = sampler(X)
+    torch.manual_seed(0)
+    assert torch.equal(other(X), tokens)
+
+
+def test_loaded_state_is_a_copy():
+    sampler = FusedSampler(top_p=torch.tensor([0.5, 0.5, 0.5]), seed=3)
+    other = FusedSampler()
+    other.load_state_dict(sampler.state_dict())
+    sampler(X)
+    sampler.reset(seed=8)
+    sampler.top_p.fill_(1.0)
+    assert (other.step, other.seed, other.top_p.tolist()) == (0, 3, [0.5, 0.5, 0.5])
+
+
+def test_copies_are_independent():
+    sampler = FusedSampler(seed=3)
+    twin = copy.deepcopy(sampler)
+    sampler(X)
+    assert twin.step == 0 and sampler.step == 1
+
+
+def test_to_moves_device_memory_and_keeps_precision():
+    model = torch.nn.ModuleDict({"sampler": FusedSampler(torch.tensor([0.7, 0.8, 0.9]), seed=3)})
+    model.half()
+    sampler = model["sampler"]
+    assert sampler.temperature.dtype == torch.float32 and sampler.step.dtype == torch.int64
+    model.to("meta")
+    assert {
+        sampler.step.device.type,
+        sampler.seed.device.type,
+        sampler.temperature.device.type,
+    } == {"meta"}
+
+
+def test_gradients_stop_at_the_sampler():
+    x = X.clone().requires_grad_()
+    assert not FusedSampler(seed=1)(x).requires_grad
