@@ -1,7 +1,7 @@
 """`fused-sampler` on the command line: runs a command and turns what goes wrong into one line.
 
-Exit status: 0 done, 1 the command could not do its work, 2 the command line is wrong, 130 stopped
-with Ctrl-C, 141 the reader of the output went away.
+Exit status: 0 done, 1 the command could not do its work or the reader of its output went away,
+2 the command line is wrong, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Python flushes stdout once more at exit; give it a place that takes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 1
     except TyperException as error:
         return _fail(f"{error.format_message()} (see fused-sampler --help)", error.exit_code)
-    except ValueError as error:  # the library's own errors: one sentence for the user
+    except (ValueError, ImportError) as error:  # the library's own: one sentence for the user
         return _fail(str(error), 1)
 
 
