@@ -13,7 +13,6 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
-from fused_sampler.hf import fused_generate  # noqa: E402
 from transformers import (  # noqa: E402
     GPT2Config,
     GPT2LMHeadModel,
@@ -32,6 +31,9 @@ from transformers import (  # noqa: E402
     WatermarkingConfig,
 )
 from transformers.generation.streamers import BaseStreamer  # noqa: E402
+
+from fused_sampler import sample  # noqa: E402
+from fused_sampler.hf import fused_generate  # noqa: E402
 
 VOCAB, PAD, BOS, EOS = 120, 0, 1, 2
 TOKENS = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
@@ -422,6 +424,16 @@ def test_a_seed_decides_the_tokens(gpt2):
     assert not torch.equal(_sampled(gpt2, seed=3), _sampled(gpt2, seed=4))
 
 
+@pytest.mark.parametrize("seed", [9, torch.tensor([4, 5, 6])], ids=["one", "a row"])
+def test_token_i_is_drawn_with_step_i(gpt2, seed):
+    filters = {"temperature": 1.4, "top_k": 60, "top_p": 0.9, "min_p": 0.01}
+    call = {"do_sample": True, "max_new_tokens": 6, "eos_token_id": None, **filters, **EVERYTHING}
+    out = _fused(gpt2, seed, **_left_padded(), **call)
+    for step, logits in enumerate(out.logits):
+        expected = sample(logits, **filters, seed=seed, step=step)
+        assert torch.equal(out.sequences[:, 5 + step], expected)
+
+
 def test_manual_seed_decides_without_a_seed(gpt2):
     torch.manual_seed(5)
     first, second = _sampled(gpt2), _sampled(gpt2)
@@ -455,12 +467,13 @@ def test_a_prompt_with_its_seed_continues_the_same_way_in_any_batch(models, name
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
 def test_a_seed_a_prompt_gives_its_sequences_seeds_of_their_own(models, name):
     seeds = torch.tensor([11, 11, 2**63 - 1])
-    single = _sampled(models[name], seed=seeds)
-    several = _sampled(models[name], seed=seeds, num_return_sequences=3)
+    call = {"seed": seeds, "temperature": 4.0}  # flat enough that equal tokens mean equal seeds
+    single = _sampled(models[name], **call)
+    several = _sampled(models[name], **call, num_return_sequences=3)
     assert torch.equal(several[::3], single)
     for prompt in several.view(3, 3, -1):
         assert len(set(map(tuple, prompt.tolist()))) == 3
-    assert torch.equal(several, _sampled(models[name], seed=seeds, num_return_sequences=3))
+    assert torch.equal(several, _sampled(models[name], **call, num_return_sequences=3))
 
 
 def test_a_seed_a_returned_row_is_taken_as_it_is(gpt2):

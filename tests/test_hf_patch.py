@@ -14,7 +14,6 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
-from fused_sampler.hf import fused_generate, patch, patched, unpatch  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import (  # noqa: E402
     GPT2Config,
@@ -25,6 +24,9 @@ from transformers import (  # noqa: E402
     TextIteratorStreamer,
     pipeline,
 )
+
+from fused_sampler import hf_patch  # noqa: E402
+from fused_sampler.hf import fused_generate, patch, patched, unpatch  # noqa: E402
 
 VOCAB, PAD, EOS = 64, 0, 2
 PROMPTS = torch.tensor([[5, 6, 7], [8, 9, 10]])
@@ -199,8 +201,11 @@ def test_other_modes_are_transformers_own(model, call):
 
 
 @pytest.mark.parametrize("patch_first", [True, False], ids=["main model", "assistant"])
-def test_assisted_decoding_with_a_patched_model(model, patch_first):
-    torch.manual_seed(4)
+def test_assisted_decoding_with_a_patched_model(model, patch_first, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("our loop ran")
+
+    monkeypatch.setattr(hf_patch, "fused_generate", forbidden)
     assistant = copy.deepcopy(model)
     call = {"max_new_tokens": 6, "do_sample": False}
     plain = model.generate(PROMPTS[:1], **call)
@@ -256,7 +261,8 @@ def test_a_text_generation_pipeline(model, tokenizer, no_multinomial):
         write(prompts[0], **{**call, "seed": None})
 
 
-def test_an_encoder_decoder(no_multinomial):
+@pytest.fixture
+def t5():
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=VOCAB,
@@ -269,9 +275,25 @@ def test_an_encoder_decoder(no_multinomial):
         pad_token_id=PAD,
         eos_token_id=EOS,
     )
-    model = T5ForConditionalGeneration(config).eval()
-    expected = _direct(model)
-    assert torch.equal(patch(model).generate(PROMPTS, **SAMPLE), expected)
+    return T5ForConditionalGeneration(config).eval()
+
+
+def test_an_encoder_decoder(t5, no_multinomial):
+    expected = _direct(t5)
+    assert torch.equal(patch(t5).generate(PROMPTS, **SAMPLE), expected)
+
+
+def test_the_tokenizer_of_stop_strings_is_no_input_of_the_model(t5, tokenizer, monkeypatch):
+    prepare = t5.prepare_inputs_for_generation
+    seen: set[str] = set()
+
+    def watch(input_ids, encoder_outputs=None, **kwargs):
+        seen.update(kwargs)
+        return prepare(input_ids, encoder_outputs=encoder_outputs, **kwargs)
+
+    monkeypatch.setattr(t5, "prepare_inputs_for_generation", watch)
+    patch(t5).generate(PROMPTS, **SAMPLE, stop_strings=[_text([9])], tokenizer=tokenizer)
+    assert "use_cache" in seen and "tokenizer" not in seen
 
 
 # Errors
