@@ -11,8 +11,6 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
-from fused_sampler import SamplingParams, mask_logits  # noqa: E402
-from fused_sampler.hf_warpers import run, split  # noqa: E402
 from transformers import (  # noqa: E402
     LogitsProcessor,
     LogitsProcessorList,
@@ -23,6 +21,9 @@ from transformers import (  # noqa: E402
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+
+from fused_sampler import SamplingParams, mask_logits  # noqa: E402
+from fused_sampler.hf_warpers import run, split  # noqa: E402
 
 IDS = torch.tensor([[0, 0, 0]])  # the prompt: token 0, which every vocabulary has
 ALL_FOUR = [
