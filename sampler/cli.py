@@ -21,9 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; run pip install 'fused-sampler[cli]'", 1)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal may know fewer characters than a model
+        # A model may write a character that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="replace")
     try:
         status = app(arguments, prog_name="fused-sampler", standalone_mode=False)
         sys.stdout.flush()

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from . import kernels, models
+from . import kernels, models  # type: ignore[attr-defined]  # setup.py maps the folder
 from .backends import choose_backend
 
 
@@ -48,7 +48,7 @@ def auto_backend() -> tuple[str, str]:
         return "torch", "no CUDA or ROCm device"
     device = torch.device("cuda")
     if choose_backend("auto", device) is kernels:
-        return "triton", "for tensors on a CUDA or ROCm device; torch for tensors on the CPU"
+        return "triton", "for tensors on a CUDA or ROCm device (torch for those on the CPU)"
     return "torch", str(kernels.unavailable(device))
 
 

@@ -109,10 +109,14 @@ def test_program_fails_with_one_line_and_no_traceback():
     assert "--top-p" in err
 
 
-def test_reader_that_goes_away(folder):
+@pytest.mark.parametrize("output", ["long", "short"])  # met while printing, or at the last flush
+def test_reader_that_goes_away(folder, output):
+    long = ["inspect", PROMPT, "--model", folder, "--json", "--top", "257"]
+    environment = {**os.environ}
+    environment.pop("PYTHONUNBUFFERED", None)  # would bring every failure to the first print
     reading, writing = os.pipe()
-    arguments = ["inspect", PROMPT, "--model", folder, "--json", "--top", "257"]
-    process = start(*arguments, stdout=writing)
+    arguments = long if output == "long" else ["info", "--json"]
+    process = start(*arguments, stdout=writing, env=environment)
     os.close(writing)
     os.close(reading)
     assert finish(process) == (1, None, "")
@@ -213,12 +217,12 @@ def test_missing_model_is_one_line(run, tmp_path):
 
 
 def test_text_longer_than_the_model_holds_is_one_line(run, folder):
-    done = run("generate", PROMPT, "--model", folder, "--max-new-tokens", POSITIONS)
+    room = POSITIONS - len(PROMPT)
+    done = run("generate", PROMPT, "--model", folder, "--max-new-tokens", room + 1)
     assert (done.status, done.out) == (1, "")
-    assert f"has {len(PROMPT)} tokens and {POSITIONS} more are asked for" in done.err
+    assert f"has {len(PROMPT)} tokens and {room + 1} more are asked for" in done.err
     assert "lower --max-new-tokens" in done.err
-    fits = ["--max-new-tokens", POSITIONS - len(PROMPT)]
-    assert run("generate", PROMPT, "--model", folder, *fits).status == 0
+    assert run("generate", PROMPT, "--model", folder, "--max-new-tokens", room).status == 0
 
 
 def test_broken_model_is_one_line(run, tmp_path, capsys):
@@ -473,6 +477,18 @@ def test_info_names_versions_backend_and_cache(run, monkeypatch, tmp_path):
     printed = run("info").out
     for name, value in facts.items():
         assert f"\n{name.replace('_', ' '):<16}{value}\n" in f"\n{printed}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "backend", "why"),
+    [(None, "triton", "for tensors on a CUDA"), ("the reason.", "torch", "the reason.")],
+)
+def test_info_says_why_a_gpu_is_used_or_not(monkeypatch, reason, backend, why):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cli_info.kernels, "unavailable", lambda device: reason)
+    chosen, words = cli_info.auto_backend()
+    assert chosen == backend
+    assert words.startswith(why)
 
 
 def test_info_follows_the_embedded_model(monkeypatch, tmp_path):

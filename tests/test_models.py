@@ -70,13 +70,23 @@ def test_embedded_weights_are_those_of_the_file(embedded):
         assert torch.equal(ours[name].cpu(), expected), name
 
 
-def test_embedded_model_asks_nobody(embedded, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise AssertionError(f"tried the network: {args}")
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any look at the network fails, and is in the list that this returns."""
+    tried = []
 
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(socket.socket, "connect", no_network)
+    def refuse(*arguments, **options):
+        tried.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tried
+
+
+def test_embedded_model_asks_nobody(embedded, no_network):
     assert load_model().name == models.EMBEDDED
+    assert no_network == []
 
 
 def test_embedded_file_is_found_without_importing_its_package():
@@ -272,14 +282,42 @@ def test_folder_of_something_else_is_one_sentence(tmp_path, config):
 
 
 def test_unreachable_hub_is_one_sentence(monkeypatch):
+    """What was downloaded before is looked for first, and no download is tried after."""
+    looked: list[tuple[str, bool]] = []
+    reported: list[str] = []
+
+    def nothing_here(source, local):
+        looked.append((source, local))
+        raise OSError("not here")
+
     def unreachable(self, name, timeout):
         raise ConnectionError("no route\nto the hub")
 
+    monkeypatch.setattr(models, "_load", nothing_here)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
-    reported: list[str] = []
     with pytest.raises(ModelError, match=r"\(no route\); check the id and the network"):
         load_model("nobody/such-model", reported.append)
+    assert looked == [("nobody/such-model", True)]
     assert reported == []
+
+
+def test_hub_id_that_was_downloaded_loads_without_asking(monkeypatch):
+    monkeypatch.setattr(models, "_load", lambda source, local: (source, local))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: pytest.fail("asked"))
+    assert load_model("some/model") == ("some/model", "some/model", True)
+
+
+def test_new_hub_id_is_downloaded(monkeypatch):
+    def load(source, local):
+        if local:
+            raise OSError("not here")
+        return "model", "tokenizer"
+
+    monkeypatch.setattr(models, "_load", load)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    reported: list[str] = []
+    assert load_model("some/model", reported.append) == ("some/model", "model", "tokenizer")
+    assert reported == ["Downloading some/model from the Hugging Face hub"]
 
 
 def test_transformers_settings_come_back(tmp_path):
