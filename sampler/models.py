@@ -144,18 +144,12 @@ def _unpack(source: Path, folder: Path, report: Callable[[str], None]) -> None:
     """
     import torch
     import transformers
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
-    gguf: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     report(f"Unpacking {EMBEDDED} (first use only): tokenizer, step 1 of 3")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **gguf)
-    # SmolLM2 splits digits one by one; the GGUF reader leaves that step out.
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.save_pretrained(folder)
+    _read_tokenizer(source).save_pretrained(folder)
 
     report(f"Unpacking {EMBEDDED} (first use only): weights, step 2 of 3")
+    gguf: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     if hasattr(transformers, "GgufConfig"):  # newer versions may keep 4-bit blocks unless told
         gguf["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with redirect_stderr(io.StringIO()):  # the one bar that its settings do not silence
@@ -164,6 +158,44 @@ def _unpack(source: Path, folder: Path, report: Callable[[str], None]) -> None:
         )
     report(f"Unpacking {EMBEDDED} (first use only): writing 540 MB, step 3 of 3")
     model.save_pretrained(folder)
+
+
+def _read_tokenizer(source: Path) -> Any:
+    """The tokenizer that the file describes.
+
+    transformers' own reader leaves out SmolLM2's splitting of digits, and in version 4 puts a token
+    before every text although the file says not to.
+    """
+    from gguf import GGUFReader, TokenType
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(source).fields
+
+    def field(name: str) -> Any:
+        return fields[f"tokenizer.{name}"].contents()
+
+    tokens = field("ggml.tokens")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    merges = [tuple(merge.split(" ")) for merge in field("ggml.merges")]
+    backend = Tokenizer(models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    types = zip(tokens, field("ggml.token_type"), strict=True)
+    control = [token for token, kind in types if kind == TokenType.CONTROL]
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in control])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokens[field("ggml.bos_token_id")],
+        eos_token=tokens[field("ggml.eos_token_id")],
+        unk_token=tokens[field("ggml.unknown_token_id")],
+        pad_token=tokens[field("ggml.padding_token_id")],
+        chat_template=field("chat_template"),
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def _load_embedded(report: Callable[[str], None]) -> tuple[Any, Any]:

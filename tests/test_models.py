@@ -42,18 +42,41 @@ def test_embedded_model_continues_sensibly(embedded):
     assert tokenizer.decode(answer, skip_special_tokens=True) == "The capital of France is Paris."
 
 
+@pytest.fixture(scope="module", params=["as read", "as kept"])
+def tokenizer(embedded, request):
+    """The embedded model's tokenizer, from its file and from the cache."""
+    if request.param == "as kept":
+        return embedded.tokenizer
+    return models._read_tokenizer(models.embedded_file())
+
+
 @pytest.mark.parametrize(
     "text",
-    ["The sky is", " two  spaces\n\n\tand a tab\r\n", "Ünïcödé 日本語 🎉", "it's 3.14 in 2024"],
+    ["The sky is", " two  spaces\n\n\tand a tab\r\n", "Ünïcödé ▁ 日本語 🎉", "it's 3.14 in 2024"],
 )
-def test_embedded_tokenizer_round_trips(embedded, text):
-    ids = embedded.tokenizer(text).input_ids
-    assert embedded.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+def test_embedded_tokenizer_round_trips(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_embedded_tokenizer_splits_digits_before_anything_else(embedded):
+def test_embedded_tokenizer_splits_digits_before_anything_else(tokenizer):
     """As SmolLM2 was trained: the spaces before a digit are one piece, each digit another."""
-    assert embedded.tokenizer.tokenize("x  12") == ["x", "ĠĠ", "1", "2"]
+    assert tokenizer.tokenize("x  12") == ["x", "ĠĠ", "1", "2"]
+
+
+def test_embedded_tokenizer_adds_nothing(tokenizer):
+    assert tokenizer("The sky").input_ids == tokenizer.convert_tokens_to_ids(["The", "Ġsky"])
+    assert set(tokenizer("The sky")) == {"input_ids", "attention_mask"}  # as `generate` takes them
+
+
+def test_embedded_tokenizer_knows_its_special_tokens(tokenizer, embedded):
+    ids = tokenizer("<|im_start|>hi<repo_name><|im_end|>").input_ids
+    assert ids == [1, *tokenizer("hi").input_ids, 3, 2]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "hi"
+    config = embedded.model.config
+    assert tokenizer.bos_token_id == config.bos_token_id == 1
+    assert tokenizer.eos_token_id == config.eos_token_id == 2
+    assert tokenizer.pad_token_id == config.pad_token_id == 2
+    assert tokenizer.unk_token_id == config.unk_token_id == 0
 
 
 def test_embedded_weights_are_those_of_the_file(embedded):

@@ -20,7 +20,10 @@ def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32) -> GPT2LMH
     tokenizer = Tokenizer(bytes_only)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END).save_pretrained(folder)
+    names = ["input_ids", "attention_mask"]
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, model_input_names=names
+    ).save_pretrained(folder)
 
     torch.manual_seed(0)
     end = len(alphabet)
