@@ -6,7 +6,7 @@ time, so that its buffers stay in the processor's cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,8 +18,7 @@ CHUNK = 2**18  # logits worked on at a time: three fp32 buffers of half this siz
 
 # Constants as tensors: in a small operation a Python number costs twice as much.
 _COEFFICIENTS = torch.tensor(EXP2_COEFFICIENTS).unbind()
-_LOWEST = torch.tensor(LOWEST)
-# From 2**-49 of the best down every weight and every scaled sum is 0; no power needs to go lower.
+# At 2**-49 of the best every weight and every scaled sum is 0 already: no z needs to go lower.
 _LOWEST_POWER = torch.tensor(-49.0)
 # Adding 1.5 * 2**23 to a small z leaves rint(z) in the low bits of the sum; 30 more, being even,
 # does not change how a half rounds, and makes the exponent bits those of 2**(rint(z) + 30).
@@ -27,6 +26,7 @@ _ROUNDER = torch.tensor(1.5 * 2**23 + 30)
 _ROUNDER_44 = torch.tensor(1.5 * 2**23 + 44)
 _EXPONENT_BITS = torch.tensor(23, dtype=torch.int32)
 _MANTISSA_UNIT = torch.tensor(2.0**24)
+_WEIGHT_BITS = torch.tensor(20)  # what a shift by 14 - exponent leaves of it is 6 + exponent
 
 
 def row_chunks(batch: int, width: int) -> Iterator[slice]:
@@ -45,7 +45,7 @@ def split_blocks(logits: torch.Tensor) -> list[tuple[slice, torch.Tensor]]:
     parts = []
     if count:
         whole = logits[:, : count * BLOCK] if rest else logits
-        parts.append((slice(0, count), whole.view(len(logits), count, BLOCK)))
+        parts.append((slice(0, count), whole.view(logits.shape[0], count, BLOCK)))
     if rest:
         parts.append((slice(count, count + 1), logits[:, None, count * BLOCK :]))
     return parts
@@ -57,39 +57,54 @@ def block_maxima(logits: torch.Tensor) -> torch.Tensor:
     return (maxima[0] if len(maxima) == 1 else torch.cat(maxima, -1)).float()
 
 
-def block_sums(logits: torch.Tensor, maxima: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """Sum of the weights of every block, int64 [B, N]."""
+def take(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """These rows, ascending, of logits [B, V]: a view where they are neighbours."""
+    if rows[-1] - rows[0] < len(rows):
+        return logits[rows[0] : rows[-1] + 1]
+    return logits[torch.tensor(rows, device=logits.device)]
+
+
+def block_sums(
+    logits: torch.Tensor, rows: Sequence[int], maxima: torch.Tensor, c: torch.Tensor
+) -> torch.Tensor:
+    """Sum of the weights of every block, int64 [R, N], for these rows of logits [B, V].
+
+    `maxima` [R, N] and `c` [R] are theirs.
+    """
+    count, vocab = maxima.shape[-1], logits.shape[-1]
     sums = torch.empty(maxima.shape, dtype=torch.int64, device=logits.device)
-    floor = maxima.clamp(min=_LOWEST)
-    scratch = torch.empty(3 * min(max(CHUNK, logits.shape[-1]), logits.numel()), device=c.device)
-    for columns, part in split_blocks(logits):
-        for rows in row_chunks(len(part), part[0].numel()):
-            x = part[rows]
-            z, t, p = scratch[: 3 * x.numel()].view(3, *x.shape)
-            torch.sub(x, floor[rows, columns, None], out=z)
-            z.mul_(c[rows, None, None])
-            _exp2(z, t, p)
-            torch.sum(_as_weights(t, p), -1, out=sums[rows, columns])
+    floor = maxima.clamp(min=LOWEST)
+    size = count * BLOCK * min(len(rows), max(1, CHUNK // vocab))
+    buffers = torch.empty(3, size, device=c.device)
+    wide = torch.empty(size, dtype=torch.int64, device=c.device)
+    for chunk in row_chunks(len(rows), vocab):
+        part = take(logits, rows[chunk])
+        shape = len(part), count, BLOCK
+        z, t, p = (buffer[: len(part) * count * BLOCK].view(shape) for buffer in buffers)
+        z[:, -1, (vocab - 1) % BLOCK + 1 :] = LOWEST  # past the end of the vocabulary
+        for columns, x in split_blocks(part):
+            torch.sub(x, floor[chunk, columns, None], out=z[:, columns, : x.shape[-1]])
+        z.mul_(c[chunk, None, None]).clamp_(min=_LOWEST_POWER)
+        _exp2(z, t, p)
+        exponent = t.view(torch.int32).bitwise_left_shift_(_EXPONENT_BITS)
+        power = p.view(torch.int32).add_(exponent).view(torch.float32)  # p * 2**(n + 30)
+        weights = exponent.copy_(power)  # rounds down
+        # Widened first: PyTorch sums int32 into int64 several times slower.
+        weights = wide[: weights.numel()].view(shape).copy_(weights)
+        torch.sum(weights, -1, out=sums[chunk])
     return sums
 
 
 class Scale(NamedTuple):
     """Block scales in integers, for blocks [B, n]: `scale(sums)` turns sums into mass."""
 
-    mantissa: torch.Tensor  # int64
-    shift: torch.Tensor  # int64
+    mantissa: torch.Tensor  # int64, units of 2**-24
+    shift: torch.Tensor  # int64, 14 - exponent
 
     @classmethod
     def of(cls, maxima: torch.Tensor, row_max: torch.Tensor, c: torch.Tensor) -> Scale:
         """Scales of blocks with these maxima [B, n] in rows with these maxima [B]."""
-        z = (maxima - row_max[:, None]) * c[:, None]
-        t, p = torch.empty_like(z), torch.empty_like(z)
-        _exp2(z, t, p)
-        return cls._from(t, p)
-
-    @classmethod
-    def _from(cls, t: torch.Tensor, p: torch.Tensor) -> Scale:
-        return cls((p * _MANTISSA_UNIT).long(), (_ROUNDER_44 - t).long())  # 14 - rint(z)
+        return cls(*_exp2_integers((maxima - row_max[:, None]).mul_(c[:, None])))
 
     def __call__(self, sums: torch.Tensor | int) -> torch.Tensor:
         return (sums * self.mantissa) >> self.shift
@@ -105,18 +120,22 @@ def weights_and_scale(
 
     `block_max` [R, n] of those blocks, `row_max` [R], `c` [R].
     """
-    z, t, p = torch.empty((3, 2, *x.shape), device=x.device).unbind()
-    torch.sub(x, block_max.clamp(min=_LOWEST), out=z[0])
-    torch.sub(block_max, row_max[:, None], out=z[1])
-    z.mul_(c[:, None])
+    z = torch.stack((x - block_max, block_max - row_max[:, None])).mul_(c[:, None])
+    mantissas, shifts = _exp2_integers(z)
+    weights = (mantissas[0] << _WEIGHT_BITS) >> shifts[0]  # mantissa * 2**(6 + exponent)
+    return weights, Scale(mantissas[1], shifts[1])
+
+
+def _exp2_integers(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mantissa and `14 - exponent` of `2**z`, int64; z is spent. NaN (`-inf - -inf`) gives 0."""
+    torch.fmax(z, _LOWEST_POWER, out=z)
+    t, p = torch.empty_like(z), torch.empty_like(z)
     _exp2(z, t, p)
-    scale = Scale._from(t[1], p[1])
-    return _as_weights(t[0], p[0]).long(), scale
+    return p.mul_(_MANTISSA_UNIT).long(), torch.sub(_ROUNDER_44, t, out=t).long()
 
 
 def _exp2(z: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> None:
-    """`mass.exp2_parts` in place: `2**z = p * 2**n` bit for bit, `t = n + _ROUNDER`; z is spent."""
-    z.clamp_(min=_LOWEST_POWER)
+    """`2**z = p * 2**n` for z >= -49, as `mass.exp2_parts`; `t = n + _ROUNDER`; z is spent."""
     torch.add(z, _ROUNDER, out=t)
     torch.sub(t, _ROUNDER, out=p)
     z.sub_(p)  # f = z - rint(z)
@@ -126,26 +145,22 @@ def _exp2(z: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> None:
     p.add_(_COEFFICIENTS[0])
 
 
-def _as_weights(t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """`floor(p * 2**(n + 30))` as int32, in the memory of t."""
-    exponent = t.view(torch.int32).bitwise_left_shift_(_EXPONENT_BITS)
-    p.view(torch.int32).add_(exponent)
-    return exponent.copy_(p)
-
-
-def gather_blocks(logits: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    """Logits of the blocks [B, n], fp32 [B, n, 64], `-inf` past the end of the vocabulary."""
-    count, rest = divmod(logits.shape[-1], BLOCK)
-    if rest == 0 and len(logits) == 1:
-        return logits.view(count, BLOCK)[blocks].float()
+def gather_blocks(
+    logits: torch.Tensor, rows: Sequence[int], blocks: torch.Tensor
+) -> torch.Tensor:
+    """Blocks [R, n] of these rows of logits [B, V], fp32 [R, n, 64]; `-inf` past the end of V."""
+    (batch, vocab), (count, rest) = logits.shape, divmod(logits.shape[-1], BLOCK)
+    index = torch.tensor(rows, device=logits.device)[:, None]
+    if rest == 0 and logits.is_contiguous():  # several times faster than an index of two tensors
+        flat = (index * count + blocks).view(-1)
+        return logits.view(-1, BLOCK).index_select(0, flat).view(*blocks.shape, BLOCK).float()
     if count:
-        whole = logits[:, : count * BLOCK].view(len(logits), count, BLOCK)
-        batch = torch.arange(len(logits), device=logits.device)[:, None]
-        x = whole[batch, blocks.clamp(max=count - 1) if rest else blocks].float()
+        whole = logits[:, : count * BLOCK].view(batch, count, BLOCK)
+        x = whole[index, blocks.clamp(max=count - 1) if rest else blocks].float()
     else:
         x = torch.empty(*blocks.shape, BLOCK, device=logits.device)
     if rest:
-        last = F.pad(logits[:, count * BLOCK :].float(), (0, BLOCK - rest), value=-torch.inf)
         row, slot = (blocks == count).nonzero(as_tuple=True)
-        x[row, slot] = last[row]
+        last = logits[index[row, 0], count * BLOCK :].float()
+        x[row, slot] = F.pad(last, (0, BLOCK - rest), value=-torch.inf)
     return x

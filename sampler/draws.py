@@ -37,8 +37,8 @@ class Draws(NamedTuple):
                 ]
             )
         draw = torch.arange(self.num_samples, device=mass.device)
-        bits = random_bits(self.seed[:, None], self.step[:, None], self.stream[:, None], draw)
-        return multiply_high(*bits, mass[:, None])
+        words = (_shared(self.seed), _shared(self.step), self.stream[:, None], draw)
+        return multiply_high(*random_bits(*words), mass[:, None])
 
     def select(self, rows: Sequence[int]) -> Draws:
         """The draws of these rows, in ascending order."""
@@ -46,6 +46,13 @@ class Draws(NamedTuple):
             return self
         index = torch.tensor(rows, device=self.seed.device)
         return Draws(self.seed[index], self.step[index], self.stream[index], self.num_samples)
+
+
+def _shared(words: torch.Tensor) -> int | torch.Tensor:
+    """One integer for all rows where they agree, as they mostly do; else [B, 1]."""
+    if words.device.type == "cpu" and (words == words[0]).all():
+        return int(words[0])
+    return words[:, None]
 
 
 def resolve_draws(

@@ -22,12 +22,20 @@ from typing import NamedTuple
 
 import torch
 
-from .blocks import Scale, block_maxima, block_sums, gather_blocks, row_chunks, weights_and_scale
+from .blocks import (
+    Scale,
+    block_maxima,
+    block_sums,
+    gather_blocks,
+    row_chunks,
+    take,
+    weights_and_scale,
+)
 from .draws import Draws
 from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOG2_E, LOWEST
 from .output import SampleOutput, log_probability
 from .params import GREEDY_BELOW, Rows
-from .shortlist import Shortlist
+from .shortlist import Shortlist, needed_mass
 
 _LIST_TOKENS = 2**18  # tokens in the shortlists made at one time: bounds the memory
 _FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
@@ -37,10 +45,10 @@ _TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to sh
 
 
 class Batch(NamedTuple):
-    """Some rows of a call."""
+    """Some rows of a call; only `logits` holds all of them."""
 
-    numbers: Sequence[int]  # where they stand in the call's batch
-    logits: torch.Tensor  # [R, V]
+    numbers: Sequence[int]  # which rows of the logits
+    logits: torch.Tensor  # [B, V]
     maxima: torch.Tensor  # fp32 [R, N], of every block
     row_max: torch.Tensor  # fp32 [R]
     rows: Rows
@@ -48,17 +56,27 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, logits: torch.Tensor, rows: Rows) -> Batch:
         maxima = block_maxima(logits)
-        return cls(range(len(logits)), logits, maxima, maxima.amax(-1), rows)
+        return cls(range(logits.shape[0]), logits, maxima, maxima.amax(-1), rows)
 
-    def select(self, rows: Sequence[int]) -> Batch:
+    def select(self, places: Sequence[int]) -> Batch:
         """The rows at these places, in ascending order."""
-        if len(rows) == len(self.numbers):
+        if len(places) == len(self.numbers):
             return self
-        index: torch.Tensor | slice = slice(rows[0], rows[-1] + 1)  # a view where it can be one
-        if rows[-1] - rows[0] >= len(rows):
-            index = torch.tensor(rows, device=self.logits.device)
-        tensors = self.logits[index], self.maxima[index], self.row_max[index]
-        return Batch([self.numbers[row] for row in rows], *tensors, self.rows.select(index))
+        numbers = [self.numbers[place] for place in places]
+        index = torch.tensor(places, device=self.logits.device)
+        return Batch(
+            numbers, self.logits, self.maxima[index], self.row_max[index], self.rows.select(index)
+        )
+
+    def own_logits(self) -> torch.Tensor:
+        """The logits of these rows, [R, V]; a copy where they are not neighbours."""
+        return take(self.logits, self.numbers)
+
+    def block_sums(self, c: torch.Tensor) -> torch.Tensor:
+        return block_sums(self.logits, self.numbers, self.maxima, c)
+
+    def gather_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        return gather_blocks(self.logits, self.numbers, blocks)
 
 
 class Part(NamedTuple):
@@ -82,7 +100,7 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
     row_max, temperature = batch.row_max[:, None], rows.temperature[:, None]
     logprobs = log_probability(x, row_max, temperature, mass[:, None])
     c = torch.full_like(rows.c, LOG2_E)
-    raw_mass = Scale.of(batch.maxima, batch.row_max, c)(block_sums(logits, batch.maxima, c)).sum(-1)
+    raw_mass = Scale.of(batch.maxima, batch.row_max, c)(batch.block_sums(c)).sum(-1)
     raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_mass[:, None])
     invalid = tokens < 0
     return SampleOutput(
@@ -162,7 +180,7 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
         one = torch.ones_like(tokens[:, 0])
         yield Part(group.numbers, tokens, one * BEST_MASS, one)
     elif kind == "all":
-        kept = (group.logits > -torch.inf).sum(-1) if info else None
+        kept = (group.own_logits() > -torch.inf).sum(-1) if info else None
         yield Part(group.numbers, *_draw_from_all(group, draws.select(group.numbers)), kept)
     else:
         for part, shortlist in _shortlists(kind, group):
@@ -185,22 +203,21 @@ def _together(parts: list[Part]) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 def _first_best(group: Batch) -> torch.Tensor:
     """The lowest index of the maximum, [R, 1]."""
     block = group.maxima.argmax(-1, keepdim=True)  # the first of equals
-    best = gather_blocks(group.logits, block)[:, 0] == group.row_max[:, None]
+    best = group.gather_blocks(block)[:, 0] == group.row_max[:, None]
     return block * BLOCK + best.int().argmax(-1, keepdim=True)
 
 
 def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
     """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R]."""
     c = group.rows.c
-    sums = block_sums(group.logits, group.maxima, c)
-    block_mass = Scale.of(group.maxima, group.row_max, c)(sums)
+    block_mass = Scale.of(group.maxima, group.row_max, c)(group.block_sums(c))
     upto = block_mass.cumsum(-1)
     mass = upto[:, -1]
     r = draws.below(mass)
     block = torch.searchsorted(upto, r, right=True)  # [R, num_samples], the block of each draw
     r -= (upto - block_mass).gather(-1, block)  # what is left to cover inside it
 
-    x = gather_blocks(group.logits, block).flatten(1)  # [R, num_samples * 64]
+    x = group.gather_blocks(block).flatten(1)  # [R, num_samples * 64]
     block_max = group.maxima.gather(-1, block).repeat_interleave(BLOCK, -1)
     inside, scale = weights_and_scale(x, block_max, group.row_max, c)
     inside = scale(inside.unflatten(-1, (-1, BLOCK)).cumsum(-1).flatten(1))
@@ -220,14 +237,13 @@ def _shortlists(kind: str, group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 
 def _top_k(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """The k best and their ties, then top-p among them."""
-    width = BLOCK * group.rows.top_k.clamp(max=group.maxima.shape[-1])
-    for numbers in _parts(range(len(group.numbers)), width):
+    count = group.maxima.shape[-1]
+    for numbers in _parts([BLOCK * min(k, count) for k in group.rows.top_k.tolist()]):
         part = group.select(numbers)
         shortlist = _best_k(part)
         top_p = part.rows.top_p
         if min(top_p.tolist()) < 1:
-            x, mass = shortlist.mass_from_best()
-            threshold = _nucleus_threshold(x, mass, _needed(top_p, mass[:, -1]))
+            threshold, _ = shortlist.nucleus(top_p)
             shortlist.drop((shortlist.x < threshold) & (top_p < 1)[:, None])
         yield part, shortlist
 
@@ -238,33 +254,36 @@ def _best_k(part: Batch) -> Shortlist:
     blocks = None
     if most < count:
         best, blocks = part.maxima.topk(most + 1)
-        bound = _kth(best, top_k)
-        if (best[:, -1:] >= bound).any():  # ties: more than k blocks reach the bound
+        if _last_ties(best, top_k):  # more than k blocks reach the k-th largest maximum
+            bound = _kth(best, top_k)
             blocks = part.maxima.topk(int((part.maxima >= bound).sum(-1).max())).indices
-        else:
-            blocks = blocks[:, :-1]
     x, blocks = _candidates(part, blocks)
 
     best, position = x.topk(min(most + 1, x.shape[-1]))
-    threshold = _kth(best, top_k)
-    tied = best.shape[-1] > most and bool((best[:, -1:] >= threshold).any())
-    if tied:
-        most = int((x >= threshold).sum(-1).max())
+    if _last_ties(best, top_k):
+        most = int((x >= _kth(best, top_k)).sum(-1).max())
         position = x.topk(most).indices
     position = position[:, :most].sort().values
     x = x.gather(-1, position)
     if min(top_k) < most:
-        x.masked_fill_(x < threshold, -torch.inf)
+        x.masked_fill_(x < _kth(best, top_k), -torch.inf)
     return _listed(part, position, x, blocks)
 
 
+def _last_ties(best: torch.Tensor, top_k: list[int]) -> bool:
+    """Whether the last of the sorted values [R, n] equals, in some row, the k-th, not being it.
+
+    Tokens at `-inf` are never kept, so their ties do not count.
+    """
+    first = min(top_k) - 1
+    rows = zip(best[:, first:].tolist(), top_k, strict=True)
+    return any(row[-1] == row[k - 1 - first] > -math.inf for row, k in rows if k < best.shape[-1])
+
+
 def _kth(best: torch.Tensor, top_k: list[int]) -> torch.Tensor:
-    """Each row's own k-th largest of sorted values [R, n], [R, 1]; finite: `-inf` never counts."""
-    if min(top_k) == max(top_k):
-        kth = best[:, top_k[0] - 1 : top_k[0]]
-    else:
-        kth = best.gather(-1, torch.tensor(top_k, device=best.device)[:, None] - 1)
-    return kth.clamp(min=LOWEST)
+    """The k-th largest, [R, 1], of sorted values [R, n]; finite, as `-inf` is never kept."""
+    index = torch.tensor(top_k, device=best.device)[:, None] - 1
+    return best.gather(-1, index).clamp(min=LOWEST)
 
 
 def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
@@ -273,7 +292,7 @@ def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     bound = row_max + group.rows.min_p_log2.double() / group.rows.c * (1 + 2**-20)
     bound = (bound - row_max.abs() * 2**-20).float()  # beyond the roundings of its fp32 rule
     bound.clamp_(min=LOWEST)
-    for numbers in _parts(range(len(bound)), _reaching(group, bound) * BLOCK):
+    for numbers in _parts((_reaching(group, bound) * BLOCK).tolist()):
         part = group.select(numbers)
         yield part, _above(part, bound[numbers])
 
@@ -281,34 +300,21 @@ def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """The nucleus of whole rows."""
     scale = Scale.of(group.maxima, group.row_max, group.rows.c)
-    mass = scale(block_sums(group.logits, group.maxima, group.rows.c)).sum(-1)
-    needed = _needed(group.rows.top_p, mass)
+    mass = scale(group.block_sums(group.rows.c)).sum(-1)
+    needed = needed_mass(group.rows.top_p, mass)
     bound, width = _top_p_bound(group, scale, mass, needed)
-    todo = list(_parts(range(len(bound)), width))
+    todo = list(_parts(width.tolist()))
     while todo:
         numbers = todo.pop()
         part = group.select(numbers)
         shortlist = _above(part, bound[numbers])
-        x, upto = shortlist.mass_from_best()
-        missed = (upto[:, -1] < needed[numbers]) & (bound[numbers] > LOWEST)
-        if missed.any():  # the sample guessed too high: take these rows whole
-            whole = torch.tensor(numbers)[missed]
-            bound[whole], width[whole] = LOWEST, group.logits.shape[-1]
-            todo.extend(_parts(numbers, width[numbers]))
+        threshold, enough = shortlist.nucleus(part.rows.top_p, mass[numbers])
+        if not (enough | (bound[numbers] <= LOWEST)).all():  # the sample guessed too high
+            bound[numbers] = bound[numbers].where(enough, LOWEST)
+            todo.extend([number] for number in numbers)
             continue
-        shortlist.drop(shortlist.x < _nucleus_threshold(x, upto, needed[numbers]))
+        shortlist.drop(shortlist.x < threshold)
         yield part, shortlist
-
-
-def _needed(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """`P`, the mass that a nucleus has to reach."""
-    return (top_p * mass.double()).ceil().long().clamp(min=1)
-
-
-def _nucleus_threshold(x: torch.Tensor, upto: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:
-    """The logit, [R, 1], at which the mass from the best token down reaches what is needed."""
-    last = torch.searchsorted(upto, needed[:, None]).clamp_(max=x.shape[-1] - 1)
-    return x.gather(-1, last)
 
 
 def _top_p_bound(
@@ -327,7 +333,7 @@ def _top_p_bound(
     rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0]
     if len(rest):
         stride = max(1, group.logits.shape[-1] // _SAMPLED)
-        x = group.logits[:, ::stride][rest].float().sort().values
+        x = group.select(rest.tolist()).own_logits()[:, ::stride].float().sort().values
         z = (x - group.row_max[rest, None]) * group.rows.c[rest, None]
         light = z.exp2().cumsum(-1) * stride
         dropped = (mass - needed)[rest].float() / BEST_MASS
@@ -345,12 +351,14 @@ def _above(part: Batch, bound: torch.Tensor) -> Shortlist:
     reaching, count = int(_reaching(part, bound).max()), part.maxima.shape[-1]
     blocks = part.maxima.topk(reaching).indices if 2 * reaching < count else None
     x, blocks = _candidates(part, blocks)
-    chosen = x >= bound[:, None]
-    counts = chosen.sum(-1, keepdim=True)
+    place = (x >= bound[:, None]).view(-1).nonzero()[:, 0]  # row by row, in vocabulary order
+    starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
+    counts = torch.searchsorted(place, starts).diff()[:, None]
     filled = torch.arange(int(counts.max()), device=x.device) < counts
     position = torch.zeros(filled.shape, dtype=torch.int64, device=x.device)
-    position.masked_scatter_(filled, chosen.nonzero()[:, 1])
-    listed = x.new_full(filled.shape, -torch.inf).masked_scatter_(filled, x[chosen])
+    position.masked_scatter_(filled, place % x.shape[-1])
+    listed = x.new_full(filled.shape, -torch.inf)
+    listed.masked_scatter_(filled, x.reshape(-1)[place])
     return _listed(part, position, listed, blocks)
 
 
@@ -364,9 +372,9 @@ def _candidates(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The logits (fp32) of these blocks [R, n], in vocabulary order; of all of them for None."""
     if blocks is None:
-        return part.logits.float(), None
+        return part.own_logits().float(), None
     blocks = blocks.sort().values
-    return gather_blocks(part.logits, blocks).flatten(1), blocks
+    return part.gather_blocks(blocks).flatten(1), blocks
 
 
 def _listed(
@@ -380,15 +388,14 @@ def _listed(
     return Shortlist(ids, block, x, part.maxima, part.row_max, part.rows.c)
 
 
-def _parts(numbers: Sequence[int], width: torch.Tensor) -> Iterator[list[int]]:
-    """Cut rows, whose shortlists are about `width` wide, into parts that stay small together."""
-    part: list[int] = []
-    widest = 0
-    for number, tokens in zip(numbers, width.tolist(), strict=True):
-        widest = max(widest, tokens)
-        if part and (len(part) + 1) * widest > _LIST_TOKENS:
-            yield part
-            part, widest = [], tokens
-        part.append(number)
-    if part:
-        yield part
+def _parts(width: list[int]) -> Iterator[list[int]]:
+    """Cut rows, whose shortlists are about `width` wide, into parts that stay small together.
+
+    Rows of a part have widths of the same order: the widest sets what each of them costs.
+    """
+    by_order: defaultdict[int, list[int]] = defaultdict(list)
+    for row, tokens in enumerate(width):
+        by_order[tokens.bit_length() // 3].append(row)
+    for rows in by_order.values():
+        size = max(1, _LIST_TOKENS // max(width[row] for row in rows))
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))

@@ -60,9 +60,14 @@ def sample(
     rows = resolve_rows(x, temperature, top_k, top_p, min_p, validate)
     draws = resolve_draws(seed, step, num_samples, generator, len(x), x.device, validate)
     implementation = choose_backend(backend, x.device)
-    output = implementation.sample(x, rows, draws, return_info) if len(x) else _nothing(draws)
-    if validate:
-        _raise_invalid(x, output.tokens[:, 0] < 0)
+    if x.shape[0] == 0:
+        output = _nothing(draws)
+    else:
+        with torch.inference_mode():  # a tenth faster; clones leave it
+            output = implementation.sample(x, rows, draws, return_info)
+        output = _map(torch.clone, output)
+        if validate and int(output.tokens.min()) < 0:
+            _raise_invalid(x, output.tokens[:, 0] < 0)
     if num_samples == 1:
         output = _map(lambda v: v[:, 0] if v.dim() == 2 else v, output)
     if logits.dim() == 1:

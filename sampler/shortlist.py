@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from math import ceil
+
 import torch
 
 from .blocks import Scale, weights_and_scale
 from .draws import Draws
 
+_FEW_TOKENS = 128  # up to here Python integers beat the launch of some forty tensor operations
+
 
 class Shortlist:
     """Tokens of R rows in vocabulary order, all tensors [R, n]; a dropped token has `x = -inf`.
 
-    A row with fewer tokens than n has padding at its end, dropped from the start.
+    A row with fewer tokens than n has padding, dropped from the start.
     """
 
     def __init__(
@@ -27,6 +35,7 @@ class Shortlist:
         self.block = block  # int64, ids // 64
         self.x = x  # fp32
         self.weights, self.scale = weights_and_scale(x, maxima.gather(-1, block), row_max, c)
+        self.few = x.device.type == "cpu" and x.numel() <= _FEW_TOKENS
 
     def drop(self, dropped: torch.Tensor) -> None:
         """Drop the tokens where `dropped`, bool [R, n], is set."""
@@ -40,21 +49,96 @@ class Shortlist:
         """The lowest logit kept, [R]."""
         return self.x.masked_fill(~self.kept(), torch.inf).amin(-1)
 
-    def mass_from_best(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits from the best down and the mass of each prefix, [R, n] both."""
+    def nucleus(
+        self, top_p: torch.Tensor, row_mass: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logit at which the mass from the best token down reaches `P`, [R, 1].
+
+        `P` is the share `top_p` [R] of `row_mass` [R], or else of the shortlist's own mass. The
+        second tensor, bool [R], is True where the shortlist surely holds as much as `P`.
+        """
+        if self.few:
+            return self._nucleus_of_few(top_p, row_mass)
         x, order = self.x.sort(descending=True)
-        # What a token adds depends on the better ones of its block: bring blocks together.
-        block, by_block = self.block.gather(-1, order).sort(stable=True)
-        order = order.gather(-1, by_block)
-        added = _added_mass(self.weights.gather(-1, order), block, self.scale.gather(order))
-        return x, torch.empty_like(added).scatter_(-1, by_block, added).cumsum(-1)
+        # Each token scaled on its own rounds down by less than 1, so the mass of the j best lies
+        # from upto[j] to upto[j] + j: nearly always enough to tell where P is reached.
+        upto = self.scale(self.weights).gather(-1, order).cumsum(-1)
+        count = upto.shape[-1]
+        highest = upto + torch.arange(1, count + 1, device=upto.device)
+        least, most = (upto[:, -1], highest[:, -1]) if row_mass is None else (row_mass, row_mass)
+        needed = needed_mass(top_p, most)
+        first = _reaching(x, highest, needed_mass(top_p, least))
+        last = _reaching(x, upto, needed)
+        enough = upto[:, -1] >= needed
+        if not torch.equal(first, last):
+            upto = self._mass_from_best(order)
+            needed = needed_mass(top_p, upto[:, -1] if row_mass is None else row_mass)
+            last = _reaching(x, upto, needed)
+            enough = upto[:, -1] >= needed
+        return last, enough
 
     def draw(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [R, num_samples] and the kept mass [R]."""
+        if self.few:
+            return self._draw_from_few(draws)
         upto = _added_mass(self.weights, self.block, self.scale).cumsum(-1)
         mass = upto[:, -1]
         slot = torch.searchsorted(upto, draws.below(mass), right=True)
         return self.ids.gather(-1, slot), mass
+
+    def _mass_from_best(self, order: torch.Tensor) -> torch.Tensor:
+        """Exact mass of every prefix of the tokens in this order, from the best down, [R, n]."""
+        # What a token adds depends on the better ones of its block: bring blocks together.
+        block, by_block = self.block.gather(-1, order).sort(stable=True)
+        order = order.gather(-1, by_block)
+        added = _added_mass(self.weights.gather(-1, order), block, self.scale.gather(order))
+        return torch.empty_like(added).scatter_(-1, by_block, added).cumsum(-1)
+
+    def _nucleus_of_few(
+        self, top_p: torch.Tensor, row_mass: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`nucleus` in Python integers."""
+        needed = None if row_mass is None else needed_mass(top_p, row_mass).tolist()
+        thresholds, enough = [], []
+        rows = zip(self.x.tolist(), self._columns(), top_p.tolist(), strict=True)
+        for row, (x, columns, share) in enumerate(rows):
+            order = sorted(range(len(x)), key=x.__getitem__, reverse=True)
+            upto = list(accumulate(_added_masses(columns, order)))
+            least = max(1, ceil(share * upto[-1])) if needed is None else needed[row]
+            thresholds.append([x[order[min(bisect_left(upto, least), len(x) - 1)]]])
+            enough.append(upto[-1] >= least)
+        return torch.tensor(thresholds), torch.tensor(enough)
+
+    def _draw_from_few(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """`draw` in Python integers."""
+        sums = [
+            list(accumulate(_added_masses(columns, range(self.x.shape[-1]))))
+            for columns in self._columns()
+        ]
+        mass = torch.tensor([upto[-1] for upto in sums])
+        numbers = draws.below(mass).tolist()
+        slots = [
+            [bisect_right(upto, r) for r in own] for upto, own in zip(sums, numbers, strict=True)
+        ]
+        return self.ids.gather(-1, torch.tensor(slots)), mass
+
+    def _columns(self) -> Iterable[Columns]:
+        tensors = self.weights, self.block, *self.scale
+        return zip(*(tensor.tolist() for tensor in tensors), strict=True)
+
+
+Columns = tuple[list[int], list[int], list[int], list[int]]  # weight, block, mantissa, shift
+
+
+def needed_mass(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """`P`, the mass that a nucleus has to reach."""
+    return (top_p * mass.double()).ceil().long().clamp(min=1)
+
+
+def _reaching(x: torch.Tensor, upto: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:
+    """The value of x, [R, 1], at which the growing sums reach what is needed, or else the last."""
+    place = torch.searchsorted(upto, needed[:, None]).clamp_(max=x.shape[-1] - 1)
+    return x.gather(-1, place)
 
 
 def _added_mass(weights: torch.Tensor, block: torch.Tensor, scale: Scale) -> torch.Tensor:
@@ -67,3 +151,13 @@ def _added_mass(weights: torch.Tensor, block: torch.Tensor, scale: Scale) -> tor
     mass = scale(upto)
     mass[:, 1:] -= mass[:, :-1] * same
     return mass
+
+
+def _added_masses(columns: Columns, order: Iterable[int]) -> Iterator[int]:
+    """What each token adds to the mass before it, in any order, for one row."""
+    sums: defaultdict[int, int] = defaultdict(int)
+    weights, blocks, mantissas, shifts = columns
+    for i in order:
+        before = sums[blocks[i]]
+        after = sums[blocks[i]] = before + weights[i]
+        yield (after * mantissas[i] >> shifts[i]) - (before * mantissas[i] >> shifts[i])
