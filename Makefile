@@ -18,8 +18,10 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/fused-sampler generate "The sky is" --temperature 0.8 --top-p 0.9 --seed 7 --max-new-tokens 40
-	$(BIN)/fused-sampler inspect "The sky is" --temperature 0.8 --top-k 50 --top-p 0.9 --seed 7 --top 12
+	$(BIN)/fused-sampler generate "The sky is" --temperature 0.8 --top-k 50 --top-p 0.9 \
+		--seed 2 --max-new-tokens 40
+	$(BIN)/fused-sampler inspect "The sky is" --temperature 0.8 --top-k 50 --top-p 0.9 \
+		--seed 2 --top 20
 
 test: setup
 	$(BIN)/pytest -n 2
@@ -39,7 +41,7 @@ test-compat:
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
 	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' pytest pytest-xdist hypothesis scipy
 	.venv-compat/bin/pip install -q --no-deps -e .
-	.venv-compat/bin/pytest tests/test_hf_*.py
+	.venv-compat/bin/pytest -n 2 tests/test_hf_*.py tests/test_packaging.py
 
 clean:
 	rm -rf .venv .venv-compat build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

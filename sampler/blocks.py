@@ -145,17 +145,15 @@ def _exp2(z: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> None:
     p.add_(_COEFFICIENTS[0])
 
 
-def gather_blocks(
-    logits: torch.Tensor, rows: Sequence[int], blocks: torch.Tensor
-) -> torch.Tensor:
+def gather_blocks(logits: torch.Tensor, rows: Sequence[int], blocks: torch.Tensor) -> torch.Tensor:
     """Blocks [R, n] of these rows of logits [B, V], fp32 [R, n, 64]; `-inf` past the end of V."""
-    (batch, vocab), (count, rest) = logits.shape, divmod(logits.shape[-1], BLOCK)
+    count, rest = divmod(logits.shape[-1], BLOCK)
     index = torch.tensor(rows, device=logits.device)[:, None]
     if rest == 0 and logits.is_contiguous():  # several times faster than an index of two tensors
         flat = (index * count + blocks).view(-1)
         return logits.view(-1, BLOCK).index_select(0, flat).view(*blocks.shape, BLOCK).float()
     if count:
-        whole = logits[:, : count * BLOCK].view(batch, count, BLOCK)
+        whole = logits[:, : count * BLOCK].view(logits.shape[0], count, BLOCK)
         x = whole[index, blocks.clamp(max=count - 1) if rest else blocks].float()
     else:
         x = torch.empty(*blocks.shape, BLOCK, device=logits.device)

@@ -35,7 +35,7 @@ from .draws import Draws
 from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOG2_E, LOWEST
 from .output import SampleOutput, log_probability
 from .params import GREEDY_BELOW, Rows
-from .shortlist import Shortlist, needed_mass
+from .shortlist import BINS, Shortlist, into_bins, needed_mass
 
 _LIST_TOKENS = 2**18  # tokens in the shortlists made at one time: bounds the memory
 _FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
@@ -333,13 +333,15 @@ def _top_p_bound(
     rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0]
     if len(rest):
         stride = max(1, group.logits.shape[-1] // _SAMPLED)
-        x = group.select(rest.tolist()).own_logits()[:, ::stride].float().sort().values
+        x = group.select(rest.tolist()).own_logits()[:, ::stride].float()
+        bin, bin_width = into_bins(x)
         z = (x - group.row_max[rest, None]) * group.rows.c[rest, None]
-        light = z.exp2().cumsum(-1) * stride
-        dropped = (mass - needed)[rest].float() / BEST_MASS
-        first = torch.searchsorted(light, _TRUST * dropped[:, None]).clamp(max=x.shape[-1] - 1)
-        bound[rest] = x.gather(-1, first)[:, 0]
-        width[rest] = (x.shape[-1] - first[:, 0]) * stride
+        dropped = (mass - needed)[rest].float() / BEST_MASS * (_TRUST / stride)
+        light = z.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, z.exp2_())
+        light = light.flip(-1).cumsum(-1)  # from the lightest bin up
+        bins = BINS - torch.searchsorted(light, dropped[:, None])  # how many are not dropped
+        bound[rest] = (x.amax(-1, keepdim=True) - bins * bin_width)[:, 0]
+        width[rest] = (bin < bins).sum(-1) * stride
     return bound.clamp_(min=LOWEST), width
 
 
@@ -397,5 +399,5 @@ def _parts(width: list[int]) -> Iterator[list[int]]:
     for row, tokens in enumerate(width):
         by_order[tokens.bit_length() // 3].append(row)
     for rows in by_order.values():
-        size = max(1, _LIST_TOKENS // max(width[row] for row in rows))
+        size = max(1, _LIST_TOKENS // max(1, *(width[row] for row in rows)))
         yield from (rows[start : start + size] for start in range(0, len(rows), size))

@@ -8,9 +8,11 @@ Every function takes Python integers and int64 tensors alike: each product of tw
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-Words = int | torch.Tensor
+Words = Any  # int or int64 tensor, mixed as it comes
 
 _INTS = (32, 0xFFFFFFFF, 0xD2511F53, 0xCD9E8D57)  # half a word pair, its mask, the two multipliers
 _TENSORS = tuple(map(torch.tensor, _INTS))  # beside a tensor they cost half of what numbers do

@@ -13,6 +13,8 @@ import torch
 from .blocks import Scale, weights_and_scale
 from .draws import Draws
 
+_SORTED = 1024  # tokens a row that are sorted without further thought
+BINS = 1024
 _FEW_TOKENS = 128  # up to here Python integers beat the launch of some forty tensor operations
 
 
@@ -59,23 +61,22 @@ class Shortlist:
         """
         if self.few:
             return self._nucleus_of_few(top_p, row_mass)
-        x, order = self.x.sort(descending=True)
-        # Each token scaled on its own rounds down by less than 1, so the mass of the j best lies
-        # from upto[j] to upto[j] + j: nearly always enough to tell where P is reached.
-        upto = self.scale(self.weights).gather(-1, order).cumsum(-1)
-        count = upto.shape[-1]
-        highest = upto + torch.arange(1, count + 1, device=upto.device)
-        least, most = (upto[:, -1], highest[:, -1]) if row_mass is None else (row_mass, row_mass)
-        needed = needed_mass(top_p, most)
-        first = _reaching(x, highest, needed_mass(top_p, least))
-        last = _reaching(x, upto, needed)
-        enough = upto[:, -1] >= needed
-        if not torch.equal(first, last):
-            upto = self._mass_from_best(order)
-            needed = needed_mass(top_p, upto[:, -1] if row_mass is None else row_mass)
-            last = _reaching(x, upto, needed)
-            enough = upto[:, -1] >= needed
-        return last, enough
+        # Each token scaled on its own rounds down by less than 1, so that of n tokens the true
+        # mass lies from the sum to the sum + n: nearly always enough to tell where P is reached.
+        mass, slack = self.scale(self.weights), self.x.shape[-1]
+        total = mass.sum(-1)
+        least, most = (total, total + slack) if row_mass is None else (row_mass, row_mass)
+        first, last = needed_mass(top_p, least) - slack, needed_mass(top_p, most)
+        x, mass, above = _around(self.x, mass, first, last)
+        best, order = x.sort(descending=True)
+        upto = mass.gather(-1, order).cumsum(-1) + above
+        threshold = _reaching(best, upto, last)
+        if torch.equal(_reaching(best, upto, first), threshold):
+            return threshold, total >= last
+        best, order = self.x.sort(descending=True)
+        upto = self._mass_from_best(order)
+        needed = needed_mass(top_p, upto[:, -1] if row_mass is None else row_mass)
+        return _reaching(best, upto, needed), upto[:, -1] >= needed
 
     def draw(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [R, num_samples] and the kept mass [R]."""
@@ -133,6 +134,43 @@ Columns = tuple[list[int], list[int], list[int], list[int]]  # weight, block, ma
 def needed_mass(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
     """`P`, the mass that a nucleus has to reach."""
     return (top_p * mass.double()).ceil().long().clamp(min=1)
+
+
+def _around(
+    x: torch.Tensor, mass: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int]:
+    """The few tokens among which the mass from the best down reaches `first` and `last` [R].
+
+    Returns their logits and masses and the mass above them, [R, 1]: a histogram of the logits
+    spares the sort of the others. All of the tokens where that would not pay.
+    """
+    if x.shape[-1] < _SORTED:
+        return x, mass, 0
+    bin, _ = into_bins(x)
+    bins = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
+    upto = bins.cumsum(-1)
+    start, end = (
+        torch.searchsorted(upto, needed[:, None]).clamp_(max=BINS - 1) for needed in (first, last)
+    )
+    inside = (bin >= start) & (bin <= end)
+    count = int(inside.sum(-1).max())
+    if 4 * count > x.shape[-1]:
+        return x, mass, 0
+    x, place = x.masked_fill(~inside, -torch.inf).topk(count)
+    mass = (mass * inside).gather(-1, place)
+    return x, mass, (upto - bins).gather(-1, start)
+
+
+def into_bins(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bins [R, n] of equal width for logits [R, n], 0 that of the best, and the width, [R, 1].
+
+    A better logit never falls into a later bin, whatever the rounding.
+    """
+    high = x.amax(-1, keepdim=True)
+    low = x.masked_fill(x == -torch.inf, torch.inf).amin(-1, keepdim=True)
+    width = (high - low) / BINS
+    bin = ((high - x) / width).nan_to_num_(nan=0.0)  # NaN: all are equal, or apart beyond fp32
+    return bin.clamp_(max=BINS - 1).long(), width
 
 
 def _reaching(x: torch.Tensor, upto: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from common import KINDS, assert_same, logits_of, real_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fused_sampler import fallback, reference
+from fused_sampler import fallback, reference, shortlist
 
 SHAPES = [
     (3, 1),
@@ -99,6 +99,24 @@ def test_a_bound_that_a_sample_guesses_too_high_is_mended(monkeypatch):
     x[:, ::9] += 0.5  # the sampled tokens, every ninth, are the best
     monkeypatch.setattr(fallback, "_TRUST", 50.0)
     assert_same(fallback, reference, x, top_p=0.9)
+
+
+@pytest.mark.parametrize("params", [{"top_k": 9, "top_p": 0.8}, {"top_p": 0.9}, {"top_p": 1.0}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_shortlists_take_the_ways_of_large_and_tiny_ones(kind, params, monkeypatch):
+    x = logits_of(kind, 5, 700)
+    for few, is_sorted in ((0, 10**6), (0, 2), (10**6, 10**6)):
+        monkeypatch.setattr(shortlist, "_FEW_TOKENS", few)
+        monkeypatch.setattr(shortlist, "_SORTED", is_sorted)
+        assert_same(fallback, reference, x, **params)
+
+
+def test_a_nucleus_that_ends_among_negligible_tokens():
+    # Their masses are of the size of a rounding, so only the exact sums tell where P is reached.
+    x = torch.linspace(0, -27.5, 3000).expand(2, -1).contiguous()
+    for top_p in (0.99999994, 0.9999999, 0.999999):
+        assert_same(fallback, reference, x, top_p=top_p)
+        assert_same(fallback, reference, x, top_p=top_p, top_k=2500)
 
 
 numbers = st.floats(min_value=-30, max_value=30, width=32) | st.integers(-3, 3).map(float)
