@@ -1,16 +1,8 @@
 """What users get without a GPU: tokens and kept sets of the reference, without its sorts.
 
-One pass finds the maximum of every block of 64 logits. From these a row is narrowed to a shortlist
-of tokens that surely holds all that the filters can keep:
-
-- top-k: the k-th largest block maximum is at most the k-th largest logit (k blocks each hold one at
-  least that large), so only blocks whose maximum reaches it matter;
-- min-p: the threshold is known, only blocks whose maximum reaches it matter;
-- top-p: a second pass finds the row's mass. The best block maxima alone may hold enough of it, else
-  a sample of the row guesses a bound that the shortlist's own mass proves, else all are taken;
-- no filter: a second pass finds the block masses; the draw picks a block, whose 64 tokens matter.
-
-Sorting, top-p and the cumulative-sum draw then work on shortlists.
+One pass finds the maximum of every block of 64 logits. Where a filter is on, `narrow.py` finds the
+few tokens that matter, and sorting, top-p and the cumulative-sum draw work on those. Without a
+filter a second pass finds the block masses; the draw picks a block, whose 64 tokens matter.
 """
 
 from __future__ import annotations
@@ -22,61 +14,15 @@ from typing import NamedTuple
 
 import torch
 
-from .blocks import (
-    Scale,
-    block_maxima,
-    block_sums,
-    gather_blocks,
-    row_chunks,
-    take,
-    weights_and_scale,
-)
+from .batch import Batch
+from .blocks import Scale, row_chunks, weights_and_scale
 from .draws import Draws
-from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOG2_E, LOWEST
+from .mass import BEST_MASS, BLOCK, LOG2_E
+from .narrow import KINDS, shortlists
 from .output import SampleOutput, log_probability
 from .params import GREEDY_BELOW, Rows
-from .shortlist import BINS, Shortlist, into_bins, needed_mass
 
-_LIST_TOKENS = 2**18  # tokens in the shortlists made at one time: bounds the memory
-_FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
-_SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
-_BLOCK_BITS = 6
-_TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show
-
-
-class Batch(NamedTuple):
-    """Some rows of a call; only `logits` holds all of them."""
-
-    numbers: Sequence[int]  # which rows of the logits
-    logits: torch.Tensor  # [B, V]
-    maxima: torch.Tensor  # fp32 [R, N], of every block
-    row_max: torch.Tensor  # fp32 [R]
-    rows: Rows
-
-    @classmethod
-    def of(cls, logits: torch.Tensor, rows: Rows) -> Batch:
-        maxima = block_maxima(logits)
-        return cls(range(logits.shape[0]), logits, maxima, maxima.amax(-1), rows)
-
-    def select(self, places: Sequence[int]) -> Batch:
-        """The rows at these places, in ascending order."""
-        if len(places) == len(self.numbers):
-            return self
-        numbers = [self.numbers[place] for place in places]
-        index = torch.tensor(places, device=self.logits.device)
-        return Batch(
-            numbers, self.logits, self.maxima[index], self.row_max[index], self.rows.select(index)
-        )
-
-    def own_logits(self) -> torch.Tensor:
-        """The logits of these rows, [R, V]; a copy where they are not neighbours."""
-        return take(self.logits, self.numbers)
-
-    def block_sums(self, c: torch.Tensor) -> torch.Tensor:
-        return block_sums(self.logits, self.numbers, self.maxima, c)
-
-    def gather_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
-        return gather_blocks(self.logits, self.numbers, blocks)
+_DRAWN_TOKENS = 2**18  # tokens of the drawn blocks gathered at one time: bounds the memory
 
 
 class Part(NamedTuple):
@@ -117,8 +63,8 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     threshold = torch.full_like(batch.row_max, -torch.inf)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)
     for kind, group in _groups(batch):
-        if kind in _SHORTLISTS:
-            for part, shortlist in _shortlists(kind, group):
+        if kind in KINDS:
+            for part, shortlist in shortlists(kind, group):
                 threshold[list(part.numbers)] = shortlist.threshold()
     output = torch.empty(logits.shape, device=logits.device)
     for chunk in row_chunks(*logits.shape):
@@ -183,7 +129,7 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
         kept = (group.own_logits() > -torch.inf).sum(-1) if info else None
         yield Part(group.numbers, *_draw_from_all(group, draws.select(group.numbers)), kept)
     else:
-        for part, shortlist in _shortlists(kind, group):
+        for part, shortlist in shortlists(kind, group):
             kept = shortlist.kept().sum(-1) if info else None
             yield Part(part.numbers, *shortlist.draw(draws.select(part.numbers)), kept)
 
@@ -217,187 +163,15 @@ def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tens
     block = torch.searchsorted(upto, r, right=True)  # [R, num_samples], the block of each draw
     r -= (upto - block_mass).gather(-1, block)  # what is left to cover inside it
 
-    x = group.gather_blocks(block).flatten(1)  # [R, num_samples * 64]
+    step = max(1, _DRAWN_TOKENS // (BLOCK * len(block)))
+    pairs = zip(block.split(step, -1), r.split(step, -1), strict=True)
+    return torch.cat([_draw_inside(group, *pair) for pair in pairs], -1), mass
+
+
+def _draw_inside(group: Batch, block: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """The tokens at which the cumulative sums inside blocks [R, n] pass r [R, n]."""
+    x = group.gather_blocks(block)  # [R, n, 64]
     block_max = group.maxima.gather(-1, block).repeat_interleave(BLOCK, -1)
-    inside, scale = weights_and_scale(x, block_max, group.row_max, c)
-    inside = scale(inside.unflatten(-1, (-1, BLOCK)).cumsum(-1).flatten(1))
-    passed = inside.unflatten(-1, (-1, BLOCK)) <= r[..., None]
-    return block * BLOCK + passed.sum(-1), mass
-
-
-def _shortlists(kind: str, group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
-    """What the filters keep, in parts of the group."""
-    for part, shortlist in _SHORTLISTS[kind](group):
-        min_p_log2 = part.rows.min_p_log2
-        if max(min_p_log2.tolist()) > -math.inf:
-            z = (shortlist.x - part.row_max[:, None]) * part.rows.c[:, None]
-            shortlist.drop(~(z >= min_p_log2[:, None]))
-        yield part, shortlist
-
-
-def _top_k(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
-    """The k best and their ties, then top-p among them."""
-    count = group.maxima.shape[-1]
-    for numbers in _parts([BLOCK * min(k, count) for k in group.rows.top_k.tolist()]):
-        part = group.select(numbers)
-        shortlist = _best_k(part)
-        top_p = part.rows.top_p
-        if min(top_p.tolist()) < 1:
-            threshold, _ = shortlist.nucleus(top_p)
-            shortlist.drop((shortlist.x < threshold) & (top_p < 1)[:, None])
-        yield part, shortlist
-
-
-def _best_k(part: Batch) -> Shortlist:
-    top_k = part.rows.top_k.tolist()
-    most, count = max(top_k), part.maxima.shape[-1]
-    blocks = None
-    if most < count:
-        best, blocks = part.maxima.topk(most + 1)
-        if _last_ties(best, top_k):  # more than k blocks reach the k-th largest maximum
-            bound = _kth(best, top_k)
-            blocks = part.maxima.topk(int((part.maxima >= bound).sum(-1).max())).indices
-    x, blocks = _candidates(part, blocks)
-
-    best, position = x.topk(min(most + 1, x.shape[-1]))
-    if _last_ties(best, top_k):
-        most = int((x >= _kth(best, top_k)).sum(-1).max())
-        position = x.topk(most).indices
-    position = position[:, :most].sort().values
-    x = x.gather(-1, position)
-    if min(top_k) < most:
-        x.masked_fill_(x < _kth(best, top_k), -torch.inf)
-    return _listed(part, position, x, blocks)
-
-
-def _last_ties(best: torch.Tensor, top_k: list[int]) -> bool:
-    """Whether the last of the sorted values [R, n] equals, in some row, the k-th, not being it.
-
-    Tokens at `-inf` are never kept, so their ties do not count.
-    """
-    first = min(top_k) - 1
-    rows = zip(best[:, first:].tolist(), top_k, strict=True)
-    return any(row[-1] == row[k - 1 - first] > -math.inf for row, k in rows if k < best.shape[-1])
-
-
-def _kth(best: torch.Tensor, top_k: list[int]) -> torch.Tensor:
-    """The k-th largest, [R, 1], of sorted values [R, n]; finite, as `-inf` is never kept."""
-    index = torch.tensor(top_k, device=best.device)[:, None] - 1
-    return best.gather(-1, index).clamp(min=LOWEST)
-
-
-def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
-    """Tokens at or above a bound that lies just below every token that min-p keeps."""
-    row_max = group.row_max.double()
-    bound = row_max + group.rows.min_p_log2.double() / group.rows.c * (1 + 2**-20)
-    bound = (bound - row_max.abs() * 2**-20).float()  # beyond the roundings of its fp32 rule
-    bound.clamp_(min=LOWEST)
-    for numbers in _parts((_reaching(group, bound) * BLOCK).tolist()):
-        part = group.select(numbers)
-        yield part, _above(part, bound[numbers])
-
-
-def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
-    """The nucleus of whole rows."""
-    scale = Scale.of(group.maxima, group.row_max, group.rows.c)
-    mass = scale(group.block_sums(group.rows.c)).sum(-1)
-    needed = needed_mass(group.rows.top_p, mass)
-    bound, width = _top_p_bound(group, scale, mass, needed)
-    todo = list(_parts(width.tolist()))
-    while todo:
-        numbers = todo.pop()
-        part = group.select(numbers)
-        shortlist = _above(part, bound[numbers])
-        threshold, enough = shortlist.nucleus(part.rows.top_p, mass[numbers])
-        if not (enough | (bound[numbers] <= LOWEST)).all():  # the sample guessed too high
-            bound[numbers] = bound[numbers].where(enough, LOWEST)
-            todo.extend([number] for number in numbers)
-            continue
-        shortlist.drop(shortlist.x < threshold)
-        yield part, shortlist
-
-
-def _top_p_bound(
-    group: Batch, scale: Scale, mass: torch.Tensor, needed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A logit that should not lie above the nucleus threshold, and about how many reach it, [R].
-
-    Where the best block maxima alone hold the mass that is needed it surely does not. Elsewhere a
-    sample of the row tells where the light tokens hold nearly all of what is to be dropped.
-    """
-    best, block = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
-    upto = scale.gather(block)(BEST_WEIGHT).cumsum(-1)
-    last = torch.searchsorted(upto, needed[:, None])
-    bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0]
-    width = (last[:, 0] + 1) * BLOCK
-    rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0]
-    if len(rest):
-        stride = max(1, group.logits.shape[-1] // _SAMPLED)
-        x = group.select(rest.tolist()).own_logits()[:, ::stride].float()
-        bin, bin_width = into_bins(x)
-        z = (x - group.row_max[rest, None]) * group.rows.c[rest, None]
-        dropped = (mass - needed)[rest].float() / BEST_MASS * (_TRUST / stride)
-        light = z.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, z.exp2_())
-        light = light.flip(-1).cumsum(-1)  # from the lightest bin up
-        bins = BINS - torch.searchsorted(light, dropped[:, None])  # how many are not dropped
-        bound[rest] = (x.amax(-1, keepdim=True) - bins * bin_width)[:, 0]
-        width[rest] = (bin < bins).sum(-1) * stride
-    return bound.clamp_(min=LOWEST), width
-
-
-_SHORTLISTS = {"top_k": _top_k, "top_p": _top_p, "min_p": _min_p}
-
-
-def _above(part: Batch, bound: torch.Tensor) -> Shortlist:
-    """Every token at or above `bound` [R]."""
-    reaching, count = int(_reaching(part, bound).max()), part.maxima.shape[-1]
-    blocks = part.maxima.topk(reaching).indices if 2 * reaching < count else None
-    x, blocks = _candidates(part, blocks)
-    place = (x >= bound[:, None]).view(-1).nonzero()[:, 0]  # row by row, in vocabulary order
-    starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
-    counts = torch.searchsorted(place, starts).diff()[:, None]
-    filled = torch.arange(int(counts.max()), device=x.device) < counts
-    position = torch.zeros(filled.shape, dtype=torch.int64, device=x.device)
-    position.masked_scatter_(filled, place % x.shape[-1])
-    listed = x.new_full(filled.shape, -torch.inf)
-    listed.masked_scatter_(filled, x.reshape(-1)[place])
-    return _listed(part, position, listed, blocks)
-
-
-def _reaching(group: Batch, bound: torch.Tensor) -> torch.Tensor:
-    """How many blocks hold a logit at or above `bound`, [R]."""
-    return (group.maxima >= bound[:, None]).sum(-1)
-
-
-def _candidates(
-    part: Batch, blocks: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The logits (fp32) of these blocks [R, n], in vocabulary order; of all of them for None."""
-    if blocks is None:
-        return part.own_logits().float(), None
-    blocks = blocks.sort().values
-    return part.gather_blocks(blocks).flatten(1), blocks
-
-
-def _listed(
-    part: Batch, position: torch.Tensor, x: torch.Tensor, blocks: torch.Tensor | None
-) -> Shortlist:
-    """The shortlist of the tokens at these positions among the candidates."""
-    block, ids = position >> _BLOCK_BITS, position
-    if blocks is not None:
-        block = blocks.gather(-1, block)
-        ids = (block << _BLOCK_BITS) + (position & (BLOCK - 1))
-    return Shortlist(ids, block, x, part.maxima, part.row_max, part.rows.c)
-
-
-def _parts(width: list[int]) -> Iterator[list[int]]:
-    """Cut rows, whose shortlists are about `width` wide, into parts that stay small together.
-
-    Rows of a part have widths of the same order: the widest sets what each of them costs.
-    """
-    by_order: defaultdict[int, list[int]] = defaultdict(list)
-    for row, tokens in enumerate(width):
-        by_order[tokens.bit_length() // 3].append(row)
-    for rows in by_order.values():
-        size = max(1, _LIST_TOKENS // max(1, *(width[row] for row in rows)))
-        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+    weights, scale = weights_and_scale(x.flatten(1), block_max, group.row_max, group.rows.c)
+    upto = scale(weights.view_as(x).cumsum(-1).flatten(1)).view_as(x)
+    return block * BLOCK + (upto <= r[..., None]).sum(-1)

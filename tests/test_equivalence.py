@@ -8,7 +8,7 @@ from common import KINDS, assert_same, logits_of, real_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fused_sampler import fallback, reference, shortlist
+from fused_sampler import fallback, narrow, reference, shortlist
 
 SHAPES = [
     (3, 1),
@@ -97,7 +97,7 @@ def test_a_bound_that_a_sample_guesses_too_high_is_mended(monkeypatch):
     # Nothing is dropped by the sample's advice, but far too much is: only the proof saves the row.
     x = logits_of("flat", 4, 20_000)
     x[:, ::9] += 0.5  # the sampled tokens, every ninth, are the best
-    monkeypatch.setattr(fallback, "_TRUST", 50.0)
+    monkeypatch.setattr(narrow, "_TRUST", 50.0)
     assert_same(fallback, reference, x, top_p=0.9)
 
 

@@ -1,0 +1,46 @@
+"""The rows of a call, or some of them, with the maxima of their blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from .blocks import block_maxima, block_sums, gather_blocks, take
+from .params import Rows
+
+
+class Batch(NamedTuple):
+    """Some rows of a call; only `logits` holds all of them."""
+
+    numbers: Sequence[int]  # which rows of the logits
+    logits: torch.Tensor  # [B, V]
+    maxima: torch.Tensor  # fp32 [R, N], of every block
+    row_max: torch.Tensor  # fp32 [R]
+    rows: Rows
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, rows: Rows) -> Batch:
+        maxima = block_maxima(logits)
+        return cls(range(logits.shape[0]), logits, maxima, maxima.amax(-1), rows)
+
+    def select(self, places: Sequence[int]) -> Batch:
+        """The rows at these places, in ascending order."""
+        if len(places) == len(self.numbers):
+            return self
+        numbers = [self.numbers[place] for place in places]
+        index = torch.tensor(places, device=self.logits.device)
+        return Batch(
+            numbers, self.logits, self.maxima[index], self.row_max[index], self.rows.select(index)
+        )
+
+    def own_logits(self, stride: int = 1) -> torch.Tensor:
+        """Every stride-th logit of these rows; a copy where the rows are not neighbours."""
+        return take(self.logits[:, ::stride], self.numbers)
+
+    def block_sums(self, c: torch.Tensor) -> torch.Tensor:
+        return block_sums(self.logits, self.numbers, self.maxima, c)
+
+    def gather_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        return gather_blocks(self.logits, self.numbers, blocks)
