@@ -11,7 +11,9 @@ logits.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -77,9 +79,11 @@ def time_in_turn(calls: list[Callable[[], object]], seconds: float) -> list[floa
 
 
 def peak_growth(call: Callable[[], object]) -> int:
-    """Bytes by which the process grows while `call` runs."""
+    """Bytes by which the process grows while `call` runs, once freed memory is given back."""
     process = psutil.Process()
     call()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
     before = peak = process.memory_info().rss
     done = threading.Event()
 

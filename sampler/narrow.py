@@ -23,7 +23,7 @@ from .blocks import Scale
 from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOWEST
 from .shortlist import BINS, Shortlist, into_bins, needed_mass
 
-_LIST_TOKENS = 2**18  # tokens in the shortlists made at one time: bounds the memory
+_LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory
 _FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
 _SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
 _TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show

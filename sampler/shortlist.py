@@ -83,7 +83,7 @@ class Shortlist:
         if self.few:
             return self._draw_from_few(draws)
         upto = _added_mass(self.weights, self.block, self.scale).cumsum(-1)
-        mass = upto[:, -1]
+        mass = upto[:, -1].clone()  # not a view: it outlives the list
         slot = torch.searchsorted(upto, draws.below(mass), right=True)
         return self.ids.gather(-1, slot), mass
 
