@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,10 @@ def hugging_face(params: dict) -> Callable[[torch.Tensor], torch.Tensor]:
     return draw
 
 
+def ours(case: str, logits: torch.Tensor) -> Callable[[], object]:
+    return partial(sample, logits, seed=0, **CASES[case])
+
+
 def time_in_turn(calls: list[Callable[[], object]], seconds: float) -> list[float]:
     """Median milliseconds of each call, in rounds of ten calls each until `seconds` are over.
 
@@ -79,11 +84,9 @@ def time_in_turn(calls: list[Callable[[], object]], seconds: float) -> list[floa
 
 
 def peak_growth(call: Callable[[], object]) -> int:
-    """Bytes by which the process grows while `call` runs, once freed memory is given back."""
+    """Bytes by which the process grows while `call` runs."""
     process = psutil.Process()
     call()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
     before = peak = process.memory_info().rss
     done = threading.Event()
 
@@ -100,6 +103,13 @@ def peak_growth(call: Callable[[], object]) -> int:
         done.set()
         watcher.join()
     return peak - before
+
+
+def give_freed_memory_back() -> None:
+    """Make growth measurable: glibc keeps freed blocks below a threshold that it raises itself."""
+    if sys.platform == "linux":
+        mmap_threshold = -3
+        ctypes.CDLL(None).mallopt(mmap_threshold, 65536)
 
 
 def main() -> None:
@@ -126,21 +136,18 @@ def main() -> None:
     )
     for column in ("logits", "case", "B", "Hugging Face", "fused-sampler", "ratio", "extra memory"):
         table.add_column(column, justify="left" if column in ("logits", "case") else "right")
-    for name, case, batch, logits in track(runs, description="timing"):
-        params = CASES[case]
-        theirs = hugging_face(params)
-        calls = [lambda: theirs(logits), lambda: sample(logits, seed=0, **params)]  # noqa: B023
-        slow, fast = time_in_turn(calls, 0.0 if args.quick else 2.0)
-        copies = peak_growth(calls[1]) / logits.nbytes
-        table.add_row(
-            name,
-            case,
-            str(batch),
-            f"{slow:.2f}",
-            f"{fast:.3f}",
-            f"{slow / fast:.1f}x",
-            f"{copies:.2f}",
-        )
+    seconds = 0.0 if args.quick else 2.0
+    times = [
+        time_in_turn([partial(hugging_face(CASES[case]), logits), ours(case, logits)], seconds)
+        for _, case, _, logits in track(runs, description="timing")
+    ]
+    give_freed_memory_back()
+    for (name, case, batch, logits), (slow, fast) in zip(
+        track(runs, description="measuring memory"), times, strict=True
+    ):
+        copies = peak_growth(ours(case, logits)) / logits.nbytes
+        figures = f"{slow:.2f}", f"{fast:.3f}", f"{slow / fast:.1f}x", f"{copies:.2f}"
+        table.add_row(name, case, str(batch), *figures)
     Console().print(table)
 
 
