@@ -81,7 +81,7 @@ def block_sums(
         part = take(logits, rows[chunk])
         shape = len(part), count, BLOCK
         z, t, p = (buffer[: len(part) * count * BLOCK].view(shape) for buffer in buffers)
-        z[:, -1, (vocab - 1) % BLOCK + 1 :] = LOWEST  # past the end of the vocabulary
+        z[:, -1, (vocab - 1) % BLOCK + 1 :] = -torch.inf  # past the end of the vocabulary
         for columns, x in split_blocks(part):
             torch.sub(x, floor[chunk, columns, None], out=z[:, columns, : x.shape[-1]])
         z.mul_(c[chunk, None, None]).clamp_(min=_LOWEST_POWER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,8 +70,10 @@ def resolve_draws(
     One seed for the batch gives row b the stream b; a seed a row gives each the stream 0, so that a
     request draws the same tokens in any slot of any batch.
     """
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+    if not _is_integer(num_samples):
         raise TypeError(f"num_samples must be an integer, got {num_samples!r}.")
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}.")
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
     if generator is not None and seed is not None:
@@ -98,6 +101,10 @@ def seed_tensor(seed: int | torch.Tensor) -> torch.Tensor:
     return _int64("seed", seed, 1, torch.device("cpu"))[0]
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def _int64(
     name: str,
     value: int | torch.Tensor,
@@ -108,12 +115,12 @@ def _int64(
 ) -> torch.Tensor:
     """`value` as 64-bit words [B]; an integer from 2**63 on wraps, as its bits do."""
     if not isinstance(value, torch.Tensor):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if not _is_integer(value):
             raise TypeError(f"{name} must be an integer or an int64 [B] tensor, got {value!r}.")
         if not lowest <= value < 2**64:
             limits = f"from {lowest} to {2**64 - 1}"
             raise ValueError(f"{name} is {value}; it must fit 64 bits, {limits}.")
-        signed = value - 2**64 if value >= 2**63 else value
+        signed = int(value) - 2**64 if value >= 2**63 else int(value)
         return torch.full((batch,), signed, dtype=torch.int64, device=device)
     if value.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")

@@ -126,7 +126,7 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
         one = torch.ones_like(tokens[:, 0])
         yield Part(group.numbers, tokens, one * BEST_MASS, one)
     elif kind == "all":
-        kept = (group.own_logits() > -torch.inf).sum(-1) if info else None
+        kept = _count_allowed(group) if info else None
         yield Part(group.numbers, *_draw_from_all(group, draws.select(group.numbers)), kept)
     else:
         for part, shortlist in shortlists(kind, group):
@@ -151,6 +151,12 @@ def _first_best(group: Batch) -> torch.Tensor:
     block = group.maxima.argmax(-1, keepdim=True)  # the first of equals
     best = group.gather_blocks(block)[:, 0] == group.row_max[:, None]
     return block * BLOCK + best.int().argmax(-1, keepdim=True)
+
+
+def _count_allowed(group: Batch) -> torch.Tensor:
+    """How many tokens are not forbidden, [R]."""
+    rows = (group.logits[number] for number in group.numbers)
+    return torch.stack([torch.count_nonzero(x > -torch.inf) for x in rows])
 
 
 def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,8 +46,8 @@ def sample(
         generator: a CPU generator to take the seed from.
         backend: "torch", "triton" or "auto" (Triton on a GPU tensor, PyTorch otherwise).
         return_info: return a `SampleOutput` with log-probabilities and kept counts as well.
-        validate: check the logits' rows and the values of parameter tensors. With False nothing
-            waits for the device and the token of an invalid row is -1.
+        validate: check the logits' rows and the values of parameter tensors. With False the token
+            of an invalid row is -1, and a parameter out of range acts as the nearest in range.
 
     Returns:
         int64 tokens: `[B]`, or `[B, num_samples]` for more than one; `[V]` logits give no B.
@@ -67,7 +67,8 @@ def sample(
             output = implementation.sample(x, rows, draws, return_info)
         output = _map(torch.clone, output)
         if validate and int(output.tokens.min()) < 0:
-            _raise_invalid(x, output.tokens[:, 0] < 0)
+            remedy = f"{_MEND}; or pass validate=False to get token -1 for such rows"
+            _raise_invalid(x, output.tokens[:, 0] < 0, remedy)
     if num_samples == 1:
         output = _map(lambda v: v[:, 0] if v.dim() == 2 else v, output)
     if logits.dim() == 1:
@@ -100,7 +101,8 @@ def mask_logits(
     """`logits / temperature` in fp32, `-inf` where a filter drops the token; shaped like `logits`.
 
     Equal to what Hugging Face's warpers give, ties and the rounding at a boundary aside. A greedy
-    row keeps its one token's undivided logit. Parameters and errors are those of `sample`.
+    row keeps its one token's undivided logit; a quotient beyond fp32 is infinite, as everywhere.
+    Parameters and errors are those of `sample`.
     """
     x = _check_logits(logits)
     rows = resolve_rows(x, temperature, top_k, top_p, min_p)
@@ -143,7 +145,10 @@ def _nothing(draws: Draws) -> SampleOutput:
     return SampleOutput(tokens, tokens.float(), tokens.float(), tokens[:, 0])
 
 
-def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor) -> None:
+_MEND = "mend the model's output, or forbid tokens with -inf and leave at least one"
+
+
+def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, remedy: str = _MEND) -> None:
     """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it."""
     if not invalid.any():
         return
@@ -152,11 +157,5 @@ def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor) -> None:
     for name, bad in (("NaN", x.isnan()), ("+inf", x == torch.inf)):
         if bad.any():
             token = int(bad.nonzero()[0])
-            raise ValueError(
-                f"logits row {row} holds {name} at token {token}; mend the model's output, "
-                "or call sample(..., validate=False) to get token -1 for such rows."
-            )
-    raise ValueError(
-        f"logits row {row} forbids every token (all -inf); allow at least one, "
-        "or call sample(..., validate=False) to get token -1 for such rows."
-    )
+            raise ValueError(f"logits row {row} holds {name} at token {token}; {remedy}.")
+    raise ValueError(f"logits row {row} forbids every token (all -inf); {remedy}.")

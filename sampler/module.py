@@ -45,9 +45,10 @@ class FusedSampler(nn.Module):
             setattr(self, name, getattr(params, name))
         self.backend = backend
         self.validate = validate
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("seed", None, persistent=False)
-        self.reset(seed)
+        with torch.inference_mode(False):  # or the step could not be advanced outside of it
+            self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("seed", None, persistent=False)
+            self.reset(seed)
 
     def forward(self, logits: torch.Tensor, **overrides: Any) -> torch.Tensor | SampleOutput:
         """Draw from logits `[B, V]` (tokens int64 `[B]`) or `[V]` (a scalar).
@@ -57,7 +58,7 @@ class FusedSampler(nn.Module):
         """
         arguments = {name: getattr(self, name) for name in PARAMETERS}
         arguments |= {"backend": self.backend, "validate": self.validate, "step": self.step}
-        if "generator" not in overrides:
+        if overrides.get("generator") is None:
             arguments["seed"] = self.seed
         output = sample(logits, **{**arguments, **overrides})
         if "step" not in overrides:

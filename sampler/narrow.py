@@ -62,9 +62,10 @@ def _blocks_of_best_k(group: Batch) -> Iterator[tuple[Batch, torch.Tensor | None
     best, blocks = group.maxima.topk(most + 1)
     if not _last_ties(best, top_k):
         for rows in _parts([(most + 1) * BLOCK] * len(top_k)):
+            # Rows of one width are cut into parts of neighbours.
             yield group.select(rows), blocks[rows[0] : rows[-1] + 1]
         return
-    reaching = _reaching(group, _kth(best, top_k)[:, 0])  # ties: more than k blocks may
+    reaching = _blocks_reaching(group, _kth(best, top_k)[:, 0])  # ties: more than k blocks may
     for rows in _parts((reaching * BLOCK).tolist()):
         part = group.select(rows)
         yield part, part.maxima.topk(int(reaching[rows].max())).indices
@@ -105,10 +106,10 @@ def _kth(best: torch.Tensor, top_k: list[int]) -> torch.Tensor:
 def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """Tokens at or above a bound that lies just below every token that min-p keeps."""
     row_max = group.row_max.double()
-    bound = row_max + group.rows.min_p_log2.double() / group.rows.c * (1 + 2**-20)
-    bound = (bound - row_max.abs() * 2**-20).float()  # beyond the roundings of its fp32 rule
-    bound.clamp_(min=LOWEST)
-    for numbers in _parts((_reaching(group, bound) * BLOCK).tolist()):
+    # Beyond the roundings of the rule's fp32 steps, the smallest product included.
+    bound = row_max + (group.rows.min_p_log2.double() * (1 + 2**-20) - 2**-148) / group.rows.c
+    bound = (bound - row_max.abs() * 2**-20).float().clamp_(min=LOWEST)
+    for numbers in _parts((_blocks_reaching(group, bound) * BLOCK).tolist()):
         part = group.select(numbers)
         yield part, _above(part, bound[numbers])
 
@@ -136,7 +137,7 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 def _top_p_bound(
     group: Batch, scale: Scale, mass: torch.Tensor, needed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A logit that should not lie above the nucleus threshold, and about how many reach it, [R].
+    """A logit that should not lie above the nucleus threshold, and how many may reach it, [R].
 
     Where the best block maxima alone hold the mass that is needed it surely does not. Elsewhere a
     sample of the row tells where the light tokens hold nearly all of what is to be dropped.
@@ -144,26 +145,39 @@ def _top_p_bound(
     best, block = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
     upto = scale.gather(block)(BEST_WEIGHT).cumsum(-1)
     last = torch.searchsorted(upto, needed[:, None])
-    bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0]
+    bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0].clamp_(min=LOWEST)
     width = (last[:, 0] + 1) * BLOCK
-    rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0]
-    if len(rest):
-        stride = max(1, group.logits.shape[-1] // _SAMPLED)
-        x = group.select(rest.tolist()).own_logits(stride).float()
-        bin, bin_width = into_bins(x)
-        z = (x - group.row_max[rest, None]) * group.rows.c[rest, None]
-        dropped = (mass - needed)[rest].float() / BEST_MASS * (_TRUST / stride)
-        light = z.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, z.exp2_())
-        light = light.flip(-1).cumsum(-1)  # from the lightest bin up
-        bins = BINS - torch.searchsorted(light, dropped[:, None])  # how many are not dropped
-        bound[rest] = (x.amax(-1, keepdim=True) - bins * bin_width)[:, 0]
-        width[rest] = (bin < bins).sum(-1) * stride
-    return bound.clamp_(min=LOWEST), width
+    rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0].tolist()
+    if rest:
+        bound[rest] = _sampled_bound(group.select(rest), (mass - needed)[rest])
+        width[rest] = _tokens_reaching(group, rest, bound)
+    return bound, width
+
+
+def _sampled_bound(part: Batch, dropped: torch.Tensor) -> torch.Tensor:
+    """The logit, [R], below which a sample has most of the mass that is to be dropped."""
+    stride = max(1, part.logits.shape[-1] // _SAMPLED)
+    x = part.own_logits(stride).float()
+    bin, bin_width = into_bins(x)
+    mass = ((x - part.row_max[:, None]) * part.rows.c[:, None]).exp2_()
+    light = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
+    light = light.flip(-1).cumsum(-1)  # from the lightest bin up
+    trusted = dropped.float() / BEST_MASS * (_TRUST / stride)
+    bins = BINS - torch.searchsorted(light, trusted[:, None])  # how many are not dropped
+    bound = (x.amax(-1, keepdim=True) - bins * bin_width)[:, 0]
+    return bound.nan_to_num_(nan=LOWEST).clamp_(min=LOWEST)  # NaN: all that was sampled is -inf
+
+
+def _tokens_reaching(group: Batch, rows: list[int], bound: torch.Tensor) -> torch.Tensor:
+    """How many tokens of these rows reach the bound [R], [len(rows)]."""
+    x = (group.logits[group.numbers[row]] for row in rows)
+    pairs = zip(x, bound[rows], strict=True)
+    return torch.stack([torch.count_nonzero(row >= lowest) for row, lowest in pairs])
 
 
 def _above(part: Batch, bound: torch.Tensor) -> Shortlist:
     """Every token at or above `bound` [R]."""
-    reaching, count = int(_reaching(part, bound).max()), part.maxima.shape[-1]
+    reaching, count = int(_blocks_reaching(part, bound).max()), part.maxima.shape[-1]
     blocks = part.maxima.topk(reaching).indices if 2 * reaching < count else None
     x, blocks = _candidates(part, blocks)
     place = (x >= bound[:, None]).view(-1).nonzero()[:, 0]  # row by row, in vocabulary order
@@ -177,7 +191,7 @@ def _above(part: Batch, bound: torch.Tensor) -> Shortlist:
     return _listed(part, position, listed, blocks)
 
 
-def _reaching(group: Batch, bound: torch.Tensor) -> torch.Tensor:
+def _blocks_reaching(group: Batch, bound: torch.Tensor) -> torch.Tensor:
     """How many blocks hold a logit at or above `bound`, [R]."""
     return (group.maxima >= bound[:, None]).sum(-1)
 

@@ -76,8 +76,9 @@ def resolve_rows(
     """
     batch, vocab = logits.shape
     values = temperature, top_k, top_p, min_p
-    if logits.device.type == "cpu" and not any(isinstance(v, torch.Tensor) for v in values):
-        return _scalar_rows(*values, batch, vocab)
+    plain = all(value is None or isinstance(value, (int, float)) for value in values)
+    if plain and logits.device.type == "cpu":
+        return _scalar_rows(*values, batch, vocab)  # type: ignore[arg-type]
     params = SamplingParams(*values)
     for name in PARAMETERS:
         value = getattr(params, name)
@@ -101,21 +102,20 @@ def _scalar_rows(
 
 
 def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.device) -> Rows:
-    def per_row(value: Parameter, off: float, dtype: torch.dtype) -> torch.Tensor:
-        if isinstance(value, torch.Tensor):
-            return value.to(device=device, dtype=dtype).expand(batch)
-        return torch.full((batch,), off if value is None else value, dtype=dtype, device=device)
+    def per_row(value: Parameter, off: float, highest: float) -> torch.Tensor:
+        dtype = torch.int64 if isinstance(off, int) else torch.float32
+        if not isinstance(value, torch.Tensor):
+            value = min(off if value is None else value, highest)  # may be beyond the dtype
+            return torch.full((batch,), type(off)(value), dtype=dtype, device=device)
+        value = value.detach().to(device=device, dtype=dtype).expand(batch)
+        return value.nan_to_num(nan=off).clamp(0, highest)  # matters to unchecked values only
 
-    top_k = (
-        params.top_k if isinstance(params.top_k, torch.Tensor) else min(params.top_k or 0, vocab)
-    )
-    temperature = per_row(params.temperature, 1.0, torch.float32)
-    top_k = per_row(top_k, 0, torch.int64)
-    top_p = per_row(params.top_p, 1.0, torch.float32).double()
-    min_p = per_row(params.min_p, 0.0, torch.float32).double()
+    temperature = per_row(params.temperature, 1.0, _FP32_MAX)
+    top_k = per_row(params.top_k, 0, vocab)
+    top_p = per_row(params.top_p, 1.0, 1.0).double()
+    min_p = per_row(params.min_p, 0.0, 1.0).double()
     c = torch.full_like(temperature, LOG2_E) / temperature
-    top_k = torch.where(top_k <= 0, vocab, top_k.clamp(max=vocab))
-    return Rows(temperature, c, top_k, top_p.clamp(0.0, 1.0), min_p.log2().float())
+    return Rows(temperature, c, torch.where(top_k == 0, vocab, top_k), top_p, min_p.log2().float())
 
 
 _RULES = {  # name: (lower bound, upper bound, what a user should do)
@@ -133,7 +133,7 @@ def _check_number(name: str, value: object, where: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "an integer" if name == "top_k" else "a number"
         raise TypeError(f"{name} must be {wanted}, a [B] tensor or None, got {value!r}; {remedy}.")
-    finite = name == "top_p" or value <= _FP32_MAX  # type: ignore[operator]
+    finite = name in ("top_k", "top_p") or value <= _FP32_MAX  # type: ignore[operator]
     if not (lower <= value <= upper and finite):  # type: ignore[operator]
         raise ValueError(f"{name} is {value}{where}, out of range; {remedy}.")
 
@@ -150,9 +150,10 @@ def _check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) ->
         )
     if validate:
         lower, upper, _ = _RULES[name]
-        good = (value >= lower) & (value <= upper)
-        if name != "top_p":
-            good &= value <= _FP32_MAX
+        words = value.detach().reshape(-1).to(torch.int64 if integer else value.dtype)
+        good = (words >= lower) & (words <= upper)
+        if name == "temperature":
+            good &= words <= _FP32_MAX
         if not good.all():
-            row = int((~good.expand(batch)).nonzero()[0])
-            _check_number(name, value.expand(batch)[row].item(), where=f" in row {row}")
+            row = int((~good).nonzero()[0])
+            _check_number(name, words[row].item(), where=f" in row {row}")

@@ -70,13 +70,13 @@ class Shortlist:
         x, mass, above = _around(self.x, mass, first, last)
         best, order = x.sort(descending=True)
         upto = mass.gather(-1, order).cumsum(-1) + above
-        threshold = _reaching(best, upto, last)
-        if torch.equal(_reaching(best, upto, first), threshold):
+        threshold = _value_at(best, upto, last)
+        if torch.equal(_value_at(best, upto, first), threshold):
             return threshold, total >= last
         best, order = self.x.sort(descending=True)
         upto = self._mass_from_best(order)
         needed = needed_mass(top_p, upto[:, -1] if row_mass is None else row_mass)
-        return _reaching(best, upto, needed), upto[:, -1] >= needed
+        return _value_at(best, upto, needed), upto[:, -1] >= needed
 
     def draw(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [R, num_samples] and the kept mass [R]."""
@@ -154,7 +154,7 @@ def _around(
     )
     inside = (bin >= start) & (bin <= end)
     count = int(inside.sum(-1).max())
-    if 4 * count > x.shape[-1]:
+    if count == 0 or 4 * count > x.shape[-1]:  # 0: no bin is reached, the last is empty
         return x, mass, 0
     x, place = x.masked_fill(~inside, -torch.inf).topk(count)
     mass = (mass * inside).gather(-1, place)
@@ -173,7 +173,7 @@ def into_bins(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return bin.clamp_(max=BINS - 1).long(), width
 
 
-def _reaching(x: torch.Tensor, upto: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:
+def _value_at(x: torch.Tensor, upto: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:
     """The value of x, [R, 1], at which the growing sums reach what is needed, or else the last."""
     place = torch.searchsorted(upto, needed[:, None]).clamp_(max=x.shape[-1] - 1)
     return x.gather(-1, place)

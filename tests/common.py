@@ -60,6 +60,19 @@ def logits_of(kind: str, batch: int, vocab: int, seed: int = 0) -> torch.Tensor:
         y = torch.full_like(x, -torch.inf)
         y[:, :: max(1, vocab // 3)] = x[:, :: max(1, vocab // 3)]
         return y
+    if kind == "every other forbidden":
+        x[:, ::2] = -torch.inf
+        return x if vocab > 1 else x.fill_(0.5)
+    if kind == "equal but one":
+        y = torch.zeros_like(x)
+        y[:, vocab // 2] = -0.01
+        return y
+    if kind == "light where sampled":  # strides of a sample, for V of 4,096 and above
+        y = x * 0.01
+        for stride in (2, 3, 4, 15, 62):
+            y[:, :: stride * 7] -= 3
+        y[:, :: max(1, vocab // 2048)] = -20
+        return y if vocab > 1 else x
     if kind == "descending":
         return x.sort(descending=True).values
     if kind == "extreme":  # differences that overflow fp32
@@ -78,6 +91,9 @@ KINDS = [
     "one-hot",
     "forbidden",
     "few allowed",
+    "every other forbidden",
+    "equal but one",
+    "light where sampled",
     "descending",
     "extreme",
     "invalid",

@@ -48,7 +48,7 @@ def test_every_kind_of_logits(kind, params):
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
 @pytest.mark.parametrize("batch, vocab", SHAPES[-2:])
 def test_large_vocabularies(batch, vocab, params):
-    for kind in ("random", "flat", "tied"):
+    for kind in ("random", "flat", "tied", "every other forbidden"):
         assert_same(fallback, reference, logits_of(kind, batch, vocab), **params)
 
 
@@ -109,6 +109,24 @@ def test_small_shortlists_take_the_ways_of_large_and_tiny_ones(kind, params, mon
         monkeypatch.setattr(shortlist, "_FEW_TOKENS", few)
         monkeypatch.setattr(shortlist, "_SORTED", is_sorted)
         assert_same(fallback, reference, x, **params)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999999])
+@pytest.mark.parametrize("kind", KINDS)
+def test_top_p_of_rows_that_are_sampled_for_a_bound(kind, top_p):
+    for vocab in (4096, 8200):
+        assert_same(fallback, reference, logits_of(kind, 2, vocab), top_p=top_p)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e30, 1e38, 3e38])
+@pytest.mark.parametrize("params", [{}, {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.5}, {"min_p": 1}])
+def test_extreme_temperatures(temperature, params):
+    for kind in ("random", "forbidden", "extreme", "tied"):
+        for vocab in (2, 65, 200):
+            x = logits_of(kind, 3, vocab)
+            assert_same(fallback, reference, x, temperature=temperature, **params)
+    tiny = torch.tensor([[0.0, -1e-45], [0.0, -1e-20]])
+    assert_same(fallback, reference, tiny, temperature=temperature, **params)
 
 
 def test_a_nucleus_that_ends_among_negligible_tokens():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +63,8 @@ ARGUMENTS = [
     ({"step": 0.5}, TypeError, r"step must be an integer.*0\.5"),
     ({"num_samples": 0}, ValueError, "num_samples is 0; ask for at least 1"),
     ({"num_samples": 2.0}, TypeError, "num_samples must be an integer"),
+    ({"temperature": [0.5, 0.7]}, TypeError, r"temperature must be a number.*\[0\.5, 0\.7\]"),
+    ({"generator": 5}, TypeError, "generator must be a torch.Generator, got 5"),
     ({"backend": "cuda"}, ValueError, "backend is 'cuda'; choose"),
     ({"backend": "triton"}, ValueError, 'backend "triton" is not available: .*"torch"'),
 ]
@@ -113,11 +118,23 @@ def test_a_row_that_forbids_every_token():
     assert sample(x, validate=False, top_p=0.5)[1] == -1
 
 
-def test_validate_false_takes_values_out_of_range_as_the_nearest():
-    odd = sample(
-        X, seed=0, validate=False, top_k=torch.tensor([-1, 99]), top_p=torch.tensor([1.5, -0.5])
-    )
-    assert odd.tolist() == sample(X, seed=0, top_p=torch.tensor([1.0, 0.0])).tolist()
+@pytest.mark.parametrize(
+    "name, odd, nearest",
+    [
+        ("temperature", [-1.0, torch.inf, torch.nan], [0.0, 3e38, 1.0]),
+        ("top_k", [-1, 99, 2], [0, 0, 2]),
+        ("top_p", [1.5, -0.5, torch.nan], [1.0, 0.0, 1.0]),
+        ("min_p", [1.5, -0.5, torch.nan], [1.0, 0.0, 0.0]),
+    ],
+)
+def test_validate_false_takes_values_out_of_range_as_the_nearest(name, odd, nearest):
+    x = torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0], [1.0, 1.5, 1.2]])
+    others = [{}, {"top_k": 2}] if name != "top_k" else [{}, {"top_p": 0.9}]
+    for other in others:
+        given = sample(x, seed=0, validate=False, **{name: torch.tensor(odd)}, **other)
+        assert (
+            given.tolist() == sample(x, seed=0, **{name: torch.tensor(nearest)}, **other).tolist()
+        )
 
 
 def test_an_empty_batch_is_no_error():
@@ -127,6 +144,30 @@ def test_an_empty_batch_is_no_error():
     assert softmax(empty).shape == mask_logits(empty, top_k=3).shape == (0, 50)
     info = sample(empty, return_info=True, top_k=torch.zeros(0, dtype=torch.int64))
     assert info.kept.shape == info.logprobs.shape == (0,)
+
+
+def test_a_bad_parameter_of_an_empty_batch():
+    with pytest.raises(ValueError, match="temperature is -1"):
+        sample(torch.empty(0, 5), temperature=torch.tensor(-1.0))
+
+
+def test_softmax_does_not_advise_what_it_has_not():
+    with pytest.raises(ValueError) as error:
+        softmax(X * torch.nan)
+    assert "validate" not in str(error.value)
+
+
+def test_numbers_of_other_kinds():
+    plain = sample(X, 0.5, 2, seed=3, step=1, num_samples=2)
+    assert torch.equal(
+        sample(
+            X, Fraction(1, 2), np.int64(2), 1e39, seed=np.int64(3), step=np.int64(1), num_samples=2
+        ),
+        plain,
+    )
+    assert torch.equal(
+        sample(X, 0.5, torch.tensor([2, 2], dtype=torch.uint16), seed=3, step=1), plain[:, 0]
+    )
 
 
 def test_off_values():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from common import NINE_WORDS, logits_of
 
-from fused_sampler import FusedSampler, sample
+from fused_sampler import FusedSampler, mask_logits, sample, softmax
 
 X = logits_of("random", 3, 200)
 
@@ -131,3 +131,25 @@ def test_to_moves_device_memory_and_keeps_precision():
 def test_gradients_stop_at_the_sampler():
     x = X.clone().requires_grad_()
     assert not FusedSampler(seed=1)(x).requires_grad
+    warm = torch.tensor(0.5, requires_grad=True)
+    for function in (sample, softmax, mask_logits):
+        assert not function(x, temperature=warm).requires_grad
+
+
+def test_tokens_can_be_used_in_training():
+    embedding = torch.nn.Embedding(200, 4)
+    embedding(FusedSampler(seed=1)(X)).sum().backward()
+    assert embedding.weight.grad is not None
+
+
+def test_a_sampler_made_in_inference_mode_works_outside_it():
+    with torch.inference_mode():
+        sampler = FusedSampler(seed=1)
+        sampler(X)
+    sampler(X)
+    sampler.reset(seed=2)
+    assert torch.equal(sampler(X), sample(X, seed=2))
+
+
+def test_generator_none_keeps_the_seed():
+    assert torch.equal(FusedSampler(seed=4)(X, generator=None), sample(X, seed=4))
