@@ -130,11 +130,22 @@ def test_extreme_temperatures(temperature, params):
 
 
 def test_a_nucleus_that_ends_among_negligible_tokens():
-    # Their masses are of the size of a rounding, so only the exact sums tell where P is reached.
-    x = torch.linspace(0, -27.5, 3000).expand(2, -1).contiguous()
-    for top_p in (0.99999994, 0.9999999, 0.999999):
-        assert_same(fallback, reference, x, top_p=top_p)
-        assert_same(fallback, reference, x, top_p=top_p, top_k=2500)
+    # Some 40 units of mass each: what rounding each one alone would lose moves the end by hundreds.
+    x = -24 - torch.arange(20_000) * 1e-5
+    x[0] = 0.0
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))].expand(2, -1)
+    for dropped in (2e-7, 4e-7, 6e-7):
+        assert_same(fallback, reference, x, top_p=1 - dropped)
+        assert_same(fallback, reference, x, top_p=1 - dropped, top_k=19_000)
+
+
+def test_a_bound_above_all_but_equal_tokens():
+    x = torch.zeros(1, 128_256)
+    x[0, 1] = -0.01
+    assert_same(fallback, reference, x, top_p=0.999999)
+    x = torch.full((1, 8200), -0.1)
+    x[0, ::4] = 0.0
+    assert_same(fallback, reference, x, top_p=0.9)
 
 
 numbers = st.floats(min_value=-30, max_value=30, width=32) | st.integers(-3, 3).map(float)
