@@ -24,6 +24,7 @@ from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOWEST
 from .shortlist import BINS, Shortlist, into_bins, needed_mass
 
 _LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory
+_PASS_TOKENS = 2**21  # logits looked through at one time where the width is a guess
 _FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
 _SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
 _TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show
@@ -111,7 +112,9 @@ def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     bound = (bound - row_max.abs() * 2**-20).float().clamp_(min=LOWEST)
     for numbers in _parts((_blocks_reaching(group, bound) * BLOCK).tolist()):
         part = group.select(numbers)
-        yield part, _above(part, bound[numbers])
+        shortlist = _above(part, bound[numbers])
+        assert shortlist is not None  # the width was no guess
+        yield part, shortlist
 
 
 def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
@@ -120,11 +123,14 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     mass = scale(group.block_sums(group.rows.c)).sum(-1)
     needed = needed_mass(group.rows.top_p, mass)
     bound, width = _top_p_bound(group, scale, mass, needed)
-    todo = list(_parts(width.tolist()))
+    todo = list(_parts(width.tolist(), _PASS_TOKENS // group.logits.shape[-1]))
     while todo:
         numbers = todo.pop()
         part = group.select(numbers)
         shortlist = _above(part, bound[numbers])
+        if shortlist is None:  # far more tokens than the sample told
+            todo.extend([number] for number in numbers)
+            continue
         threshold, enough = shortlist.nucleus(part.rows.top_p, mass[numbers])
         if not (enough | (bound[numbers] <= LOWEST)).all():  # the sample guessed too high
             bound[numbers] = bound[numbers].where(enough, LOWEST)
@@ -137,7 +143,7 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 def _top_p_bound(
     group: Batch, scale: Scale, mass: torch.Tensor, needed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A logit that should not lie above the nucleus threshold, and how many may reach it, [R].
+    """A logit that should not lie above the nucleus threshold, and about how many reach it, [R].
 
     Where the best block maxima alone hold the mass that is needed it surely does not. Elsewhere a
     sample of the row tells where the light tokens hold nearly all of what is to be dropped.
@@ -149,13 +155,15 @@ def _top_p_bound(
     width = (last[:, 0] + 1) * BLOCK
     rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0].tolist()
     if rest:
-        bound[rest] = _sampled_bound(group.select(rest), (mass - needed)[rest])
-        width[rest] = _tokens_reaching(group, rest, bound)
+        bound[rest], width[rest] = _sampled_bound(group.select(rest), (mass - needed)[rest])
     return bound, width
 
 
-def _sampled_bound(part: Batch, dropped: torch.Tensor) -> torch.Tensor:
-    """The logit, [R], below which a sample has most of the mass that is to be dropped."""
+def _sampled_bound(part: Batch, dropped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logit below which a sample has most of the mass that is to be dropped, [R].
+
+    And how many tokens reach it, [R], as far as the sample tells.
+    """
     stride = max(1, part.logits.shape[-1] // _SAMPLED)
     x = part.own_logits(stride).float()
     bin, bin_width = into_bins(x)
@@ -165,25 +173,22 @@ def _sampled_bound(part: Batch, dropped: torch.Tensor) -> torch.Tensor:
     trusted = dropped.float() / BEST_MASS * (_TRUST / stride)
     bins = BINS - torch.searchsorted(light, trusted[:, None])  # how many are not dropped
     bound = (x.amax(-1, keepdim=True) - bins * bin_width)[:, 0]
-    return bound.nan_to_num_(nan=LOWEST).clamp_(min=LOWEST)  # NaN: all that was sampled is -inf
+    bound = bound.nan_to_num_(nan=LOWEST).clamp_(min=LOWEST)  # NaN: all of the sample is -inf
+    return bound, (bin < bins).sum(-1) * stride
 
 
-def _tokens_reaching(group: Batch, rows: list[int], bound: torch.Tensor) -> torch.Tensor:
-    """How many tokens of these rows reach the bound [R], [len(rows)]."""
-    x = (group.logits[group.numbers[row]] for row in rows)
-    pairs = zip(x, bound[rows], strict=True)
-    return torch.stack([torch.count_nonzero(row >= lowest) for row, lowest in pairs])
-
-
-def _above(part: Batch, bound: torch.Tensor) -> Shortlist:
-    """Every token at or above `bound` [R]."""
+def _above(part: Batch, bound: torch.Tensor) -> Shortlist | None:
+    """Every token at or above `bound` [R]; None where several rows have too many together."""
     reaching, count = int(_blocks_reaching(part, bound).max()), part.maxima.shape[-1]
     blocks = part.maxima.topk(reaching).indices if 2 * reaching < count else None
     x, blocks = _candidates(part, blocks)
     place = (x >= bound[:, None]).view(-1).nonzero()[:, 0]  # row by row, in vocabulary order
     starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
     counts = torch.searchsorted(place, starts).diff()[:, None]
-    filled = torch.arange(int(counts.max()), device=x.device) < counts
+    most = int(counts.max())
+    if len(counts) > 1 and len(counts) * most > 4 * _LIST_TOKENS:
+        return None
+    filled = torch.arange(most, device=x.device) < counts
     position = torch.zeros(filled.shape, dtype=torch.int64, device=x.device)
     position.masked_scatter_(filled, place % x.shape[-1])
     listed = x.new_full(filled.shape, -torch.inf)
@@ -217,7 +222,7 @@ def _listed(
     return Shortlist(ids, block, x, part.maxima, part.row_max, part.rows.c)
 
 
-def _parts(width: list[int]) -> Iterator[list[int]]:
+def _parts(width: list[int], most_rows: int = _LIST_TOKENS) -> Iterator[list[int]]:
     """Cut rows, whose shortlists are about `width` wide, into parts that stay small together.
 
     Rows of a part have widths of the same order: the widest sets what each of them costs.
@@ -226,7 +231,8 @@ def _parts(width: list[int]) -> Iterator[list[int]]:
     for row, tokens in enumerate(width):
         by_order[tokens.bit_length() // 3].append(row)
     for rows in by_order.values():
-        size = max(1, _LIST_TOKENS // max(1, *(width[row] for row in rows)))
+        widest = max(1, *(width[row] for row in rows))
+        size = max(1, min(most_rows, _LIST_TOKENS // widest))
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
