@@ -153,7 +153,7 @@ def gather_blocks(logits: torch.Tensor, rows: Sequence[int], blocks: torch.Tenso
         flat = (index * count + blocks).view(-1)
         return logits.view(-1, BLOCK).index_select(0, flat).view(*blocks.shape, BLOCK).float()
     if count:
-        whole = logits[:, : count * BLOCK].view(logits.shape[0], count, BLOCK)
+        (_, whole), *_ = split_blocks(logits)
         x = whole[index, blocks.clamp(max=count - 1) if rest else blocks].float()
     else:
         x = torch.empty(*blocks.shape, BLOCK, device=logits.device)

@@ -16,8 +16,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_SAMPLING = "Sampling"  # the heading of these options in --help
-
 
 def _number(kind: type, wanted: str, low: float, high: float = inf) -> Callable[[str], Any]:
     """A parser for an option; what it refuses is named with the value and what is wanted."""
@@ -36,6 +34,15 @@ def _number(kind: type, wanted: str, low: float, high: float = inf) -> Callable[
 
 _share = _number(float, "a number from 0 to 1", 0, 1)
 _count = _number(int, "a whole number from 1 up", 1)
+_seed = _number(int, f"a whole number from 0 to {2**63 - 1}", 0, 2**63 - 1)
+
+
+def _sampling(metavar: str, parser: Callable[[str], Any], help: str, **more: Any) -> Any:
+    """An option that says what to draw from."""
+    return typer.Option(
+        metavar=metavar, parser=parser, help=help, rich_help_panel="Sampling", **more
+    )
+
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue.")]
 Model = Annotated[
@@ -49,41 +56,36 @@ Model = Annotated[
 ]
 Temperature = Annotated[
     float,
-    typer.Option(
-        metavar="NUMBER",
-        parser=_number(float, "a finite number from 0 up", 0),
-        help="Divides the logits; 0 is greedy, 1 is off.",
-        rich_help_panel=_SAMPLING,
+    _sampling(
+        "NUMBER",
+        _number(float, "a finite number from 0 up", 0),
+        "Divides the logits; 0 is greedy, 1 is off.",
     ),
 ]
 TopK = Annotated[
     int,
-    typer.Option(
-        metavar="COUNT",
-        parser=_number(int, "a whole number from 0 up", 0),
-        help="Keep the k best tokens, and ties; 0 is off.",
-        rich_help_panel=_SAMPLING,
+    _sampling(
+        "COUNT",
+        _number(int, "a whole number from 0 up", 0),
+        "Keep the k best tokens, and ties; 0 is off.",
     ),
 ]
 TopP = Annotated[
     float,
-    typer.Option(
-        metavar="NUMBER",
-        parser=_share,
-        help="Keep the best tokens that hold this share of the probability; 1 is off.",
-        rich_help_panel=_SAMPLING,
+    _sampling(
+        "NUMBER",
+        _share,
+        "Keep the best tokens that hold this share of the probability; 1 is off.",
     ),
 ]
 MinP = Annotated[
     float,
-    typer.Option(
-        metavar="NUMBER",
-        parser=_share,
-        help="Keep tokens at least this many times as probable as the best; 0 is off.",
-        rich_help_panel=_SAMPLING,
+    _sampling(
+        "NUMBER",
+        _share,
+        "Keep tokens at least this many times as probable as the best; 0 is off.",
     ),
 ]
-_seed = _number(int, f"a whole number from 0 to {2**63 - 1}", 0, 2**63 - 1)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
@@ -118,13 +120,11 @@ def generate(
     min_p: MinP = 0.0,
     seed: Annotated[
         int | None,
-        typer.Option(
-            metavar="SEED",
-            parser=_seed,
-            help="The same seed draws the same text. Without it: a new one each run, shown at the "
-            "end.",
+        _sampling(
+            "SEED",
+            _seed,
+            "The same seed draws the same text. Without it: a new one each run, shown at the end.",
             show_default=False,
-            rich_help_panel=_SAMPLING,
         ),
     ] = None,
     max_new_tokens: Annotated[
@@ -162,12 +162,11 @@ def inspect(
     min_p: MinP = 0.0,
     seed: Annotated[
         int | None,
-        typer.Option(
-            metavar="SEED",
-            parser=_seed,
-            help="Mark the token that this seed draws: the first that `generate` would give.",
+        _sampling(
+            "SEED",
+            _seed,
+            "Mark the token that this seed draws: the first that `generate` would give.",
             show_default=False,
-            rich_help_panel=_SAMPLING,
         ),
     ] = None,
     top: Annotated[

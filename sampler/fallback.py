@@ -120,7 +120,8 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
     shape = len(group.numbers), draws.num_samples
     if kind == "invalid":
         tokens = torch.full(shape, -1, device=group.logits.device)
-        yield Part(group.numbers, tokens, torch.zeros_like(tokens[:, 0]), tokens[:, 0] * 0)
+        nothing = torch.zeros_like(tokens[:, 0])
+        yield Part(group.numbers, tokens, nothing, nothing)
     elif kind == "greedy":
         tokens = _first_best(group).expand(shape)
         one = torch.ones_like(tokens[:, 0])

@@ -74,7 +74,7 @@ def test_fast_weights_and_scales_equal_the_contract():
     z = torch.cat([torch.linspace(-70, 0, 200_001), -torch.logspace(-8, 38, 5000), torch.zeros(1)])
     z = torch.cat([z, -(torch.arange(40).float() + 0.5), torch.tensor([-torch.inf])])[None]
     one, zero = torch.ones(1), torch.zeros(1)
-    weights, scale = weights_and_scale(z, torch.zeros_like(z), zero, one)
+    weights, _ = weights_and_scale(z, torch.zeros_like(z), zero, one)
     assert torch.equal(weights, token_weights(z, torch.zeros_like(z), one))
 
     finite = z[:, :-1]
