@@ -1,0 +1,140 @@
+"""From PyTorch tensors to kernel launches: scratch memory, launch parameters, and nothing else.
+
+Nothing here reads device memory, so nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from ..draws import Draws
+from ..mass import BLOCK
+from ..output import SampleOutput
+from ..params import Rows
+from .draw import _draw_kernel
+from .summarize import _summarize_kernel
+from .write import _write_kernel
+
+
+class Sizes(NamedTuple):
+    """Launch parameters, powers of two. None of them can change a token."""
+
+    rows: int = 32  # blocks a tile, streaming: 2,048 logits, 16 a thread, 128-bit loads
+    programs: int = 2048  # streaming programs from which they take more than a tile: 15 a processor
+    groups: int = 2048  # of the block table: 4 a thread; one block each up to V = 131,072
+    list: int = 2048  # logits in question held at one time: 4 a thread
+    tile: int = 32  # blocks a tile, selecting: 4 logits a thread, beside 16 measures a block
+    stream_warps: int = 4  # small programs, many to a processor
+    draw_warps: int = 16  # one program a row: all threads that 128 registers each leave room for
+
+
+SIZES = Sizes()
+_SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
+
+
+def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
+    """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts. Two launches."""
+    return _summarize_and_draw(logits, rows, draws, info).output
+
+
+def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
+    return _write(logits, rows, probabilities=True)
+
+
+def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
+    return _write(logits, rows, probabilities=False)
+
+
+class _Settled(NamedTuple):
+    """What the two launches leave."""
+
+    output: SampleOutput
+    maxima: torch.Tensor  # [B, N] like logits
+    row_max: torch.Tensor  # [B] fp32; NaN for an invalid row
+    thresholds: torch.Tensor  # [B] fp32
+    masses: torch.Tensor  # [B] int64
+
+
+def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> _Settled:
+    batch, vocab = logits.shape
+    num_blocks = triton.cdiv(vocab, BLOCK)
+    tiles, splits = _split(batch, num_blocks)
+    groups = max(16, min(SIZES.groups, triton.next_power_of_2(num_blocks)))
+
+    def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=logits.device)
+
+    table = batch, num_blocks
+    maxima = empty(logits.dtype, *table)
+    sums = empty(torch.int32, *table), empty(torch.int8, *table)
+    raw = (empty(torch.int32, *table), empty(torch.int8, *table)) if info else sums
+    scratch = empty(torch.int32, batch, 3 * SIZES.list + groups)
+    tokens = empty(torch.int64, batch, draws.num_samples)
+    row_max, thresholds = empty(torch.float32, 2, batch)
+    masses = empty(torch.int64, batch)
+    allowed, logprobs, raw_logprobs, kept = scratch, row_max, row_max, masses  # not written
+    if info:
+        allowed = empty(torch.int32, batch, splits)
+        logprobs, raw_logprobs = empty(torch.float32, 2, *tokens.shape)
+        kept = empty(torch.int64, batch)
+
+    temperature, c, top_k, top_p, min_p_log2 = (_operand(value, logits) for value in rows)
+    seed, step, stream = (_operand(value, logits) for value in draws[:3])
+    strides = [0 if isinstance(v, (int, float)) else v.stride(0) for v in (seed, step, stream)]
+    with torch.cuda.device_of(logits):
+        _summarize_kernel[(batch, splits)](
+            logits, c, top_k, top_p, min_p_log2,
+            maxima, *sums, *raw, allowed,
+            logits.stride(0), vocab, num_blocks, tiles,
+            INFO=info, ROWS=SIZES.rows, num_warps=SIZES.stream_warps, enable_fp_fusion=False,
+        )  # fmt: skip
+        _draw_kernel[(batch,)](
+            logits, temperature, c, top_k, top_p, min_p_log2, seed, step, stream,
+            maxima, *sums, *raw, allowed, scratch,
+            tokens, row_max, thresholds, masses, logprobs, raw_logprobs, kept,
+            logits.stride(0), *strides, vocab, num_blocks, draws.num_samples, splits,
+            INFO=info, GROUPS=groups, PER_GROUP=triton.cdiv(num_blocks, groups),
+            LIST=SIZES.list, TILE=SIZES.tile, SHIFT=_SHIFTS[logits.dtype],
+            num_warps=SIZES.draw_warps, enable_fp_fusion=False,
+        )  # fmt: skip
+    output = SampleOutput(tokens, logprobs, raw_logprobs, kept) if info else SampleOutput(tokens)
+    return _Settled(output, maxima, row_max, thresholds, masses)
+
+
+def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tensor:
+    """Settle the rows, with a draw nobody looks at, and write them. Three launches."""
+    batch, vocab = logits.shape
+    nothing = torch.zeros(1, dtype=torch.int64).expand(batch)
+    settled = _summarize_and_draw(logits, rows, Draws(nothing, nothing, nothing, 1), info=False)
+    output = torch.empty(logits.shape, device=logits.device)
+    num_blocks = settled.maxima.shape[1]
+    tiles, splits = _split(batch, num_blocks)
+    temperature, c = _operand(rows.temperature, logits), _operand(rows.c, logits)
+    with torch.cuda.device_of(logits):
+        _write_kernel[(batch, splits)](
+            logits, temperature, c, *settled[1:], settled.output.tokens, output,
+            logits.stride(0), vocab, num_blocks, tiles,
+            ROWS=SIZES.rows, PROBABILITIES=probabilities,
+            num_warps=SIZES.stream_warps, enable_fp_fusion=False,
+        )  # fmt: skip
+    return output
+
+
+def _split(batch: int, num_blocks: int) -> tuple[int, int]:
+    """Tiles a program takes of a row, and programs a row."""
+    in_row = triton.cdiv(num_blocks, SIZES.rows)
+    tiles = min(max(1, batch * in_row // SIZES.programs), in_row)
+    return tiles, triton.cdiv(in_row, tiles)
+
+
+def _operand(values: torch.Tensor, logits: torch.Tensor) -> Any:
+    """A `[B]` tensor as it is; what stands on the CPU for a plain number, as that number."""
+    on_cpu = values.device.type == "cpu"
+    if on_cpu and (values.device != logits.device or values.stride(0) == 0):
+        return values[0].item()
+    return values
