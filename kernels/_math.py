@@ -9,13 +9,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..mass import EXP2_COEFFICIENTS, LOWEST
-from ..mass import LOG2_E as _LOG2_E
+from fused_sampler import mass, params
 
-LOG2_E = tl.constexpr(_LOG2_E)
-LOWEST_FLOAT = tl.constexpr(LOWEST)
-BLOCK = tl.constexpr(64)  # ids a block
-C0, C1, C2, C3, C4, C5, C6 = (tl.constexpr(c) for c in EXP2_COEFFICIENTS)
+BLOCK = tl.constexpr(mass.BLOCK)  # ids a block
+BEST_MASS = tl.constexpr(float(mass.BEST_MASS))
+LOG2_E = tl.constexpr(mass.LOG2_E)
+LOWEST_FLOAT = tl.constexpr(mass.LOWEST)
+GREEDY_BELOW = tl.constexpr(params.GREEDY_BELOW)
+C0, C1, C2, C3, C4, C5, C6 = (tl.constexpr(c) for c in mass.EXP2_COEFFICIENTS)
 TO_INTEGER = tl.constexpr(12582912.0)  # 1.5 * 2**23: adding it rounds to an integer, half to even
 TO_INTEGER_BITS = tl.constexpr(0x4B400000)
 
@@ -108,6 +109,7 @@ def store_sums(low_ptr, high_ptr, offs, sums, mask):
 @triton.jit
 def of_row(values, pid_b, stride):
     """A row's value of a parameter that is a tensor [B], or one number for all rows."""
+    values = tl.to_tensor(values)
     if values.dtype.is_ptr():
         return tl.load(values + pid_b * stride)
     else:

@@ -1,7 +1,8 @@
 """Step 2b, collect: read the blocks that matter and list what is in question (device functions).
 
-Logits from the key `high` up are surely kept: their weights are summed up in the block table. Those
-in [low, high) are appended to a list: key, token id, and their block's first entry and number of entries.
+Logits from the key `high` up are surely kept: their weights are summed up in the block table.
+Those in [low, high) are appended to a list: key, token id, and the first entry and the number of
+entries of their block.
 
 Traffic: the blocks that reach `low`, once; 4 bytes each for their numbers, 12 bytes a listed logit.
 Races: the list and the sums are written by threads of one program and read back by others of the

@@ -19,7 +19,9 @@ import triton
 import triton.language as tl
 
 from ._math import (
+    BEST_MASS,
     BLOCK,
+    GREEDY_BELOW,
     LOG2_E,
     LOWEST_FLOAT,
     block_scale,
@@ -32,10 +34,7 @@ from ._math import (
     widen,
 )
 from .select import select
-from .table import load_group_mass, load_group_key
-
-BEST_MASS = tl.constexpr(1099511627776.0)  # 2**40, of the row's best token
-GREEDY_BELOW = tl.constexpr(9.999999747378752e-06)  # 1e-5 in fp32
+from .table import load_group_key, load_group_mass
 
 
 @triton.jit
@@ -54,7 +53,7 @@ def random_bits(seed, step, stream, draw):
 @triton.jit
 def log_probability(below_max, mass):
     """Of a token this far below the row's maximum, fp64; `mass` in units of the best token's."""
-    return (below_max - tl.log(mass.to(tl.float64) / BEST_MASS)).to(tl.float32)
+    return (below_max - tl.log(mass.to(tl.float64) * (1.0 / BEST_MASS))).to(tl.float32)
 
 
 @triton.jit
@@ -72,7 +71,7 @@ def block_of(
     PER_GROUP: tl.constexpr,
     SHIFT: tl.constexpr,
 ):
-    """The block of a group in which a prefix of masses passes `left`, and what is left inside it."""
+    """The block of a group in which a prefix of masses passes `left`, and what is left in it."""
     block = group * PER_GROUP
     if PER_GROUP > 1:
         found = block < 0
@@ -124,11 +123,11 @@ def _draw_kernel(
     temperature_ptr,  # [B] fp32, or one number; so are the next four
     c_ptr,  # fp32
     top_k_ptr,  # int64
-    top_p_ptr,  # fp32
+    top_p_ptr,  # fp64
     min_p_log2_ptr,  # fp32
     seed_ptr,  # [B] int64, or one number
     step_ptr,  # [B] int64, or one number
-    stream_ptr,  # [B] int64, or one number
+    stream_ptr,  # [B] int64, one number, or None: the row's own number
     maxima_ptr,  # [B, N] like logits
     sums_low_ptr,  # [B, N] int32
     sums_high_ptr,  # [B, N] int8
@@ -146,7 +145,6 @@ def _draw_kernel(
     logits_stride_b,
     seed_stride,
     step_stride,
-    stream_stride,
     vocab_size,
     num_blocks,
     num_samples,
@@ -232,7 +230,9 @@ def _draw_kernel(
     tl.store(masses_ptr + pid_b, mass)
     seed = of_row(seed_ptr, pid_b, seed_stride)
     step = of_row(step_ptr, pid_b, step_stride).to(tl.int64)
-    stream = of_row(stream_ptr, pid_b, stream_stride)
+    stream = pid_b
+    if stream_ptr is not None:
+        stream = of_row(stream_ptr, pid_b, 1)
     if INFO:
         raw = load_group_mass(
             maxima_ptr,

@@ -5,15 +5,17 @@ Nothing here reads device memory, so nothing waits for the device.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 import triton
 
-from ..draws import Draws
-from ..mass import BLOCK
-from ..output import SampleOutput
-from ..params import Rows
+from fused_sampler.draws import Draws
+from fused_sampler.mass import BLOCK
+from fused_sampler.output import SampleOutput
+from fused_sampler.params import Rows
+
 from .draw import _draw_kernel
 from .summarize import _summarize_kernel
 from .write import _write_kernel
@@ -27,8 +29,8 @@ class Sizes(NamedTuple):
     groups: int = 2048  # of the block table: 4 a thread; one block each up to V = 131,072
     list: int = 2048  # logits in question held at one time: 4 a thread
     tile: int = 32  # blocks a tile, selecting: 4 logits a thread, beside 16 measures a block
-    stream_warps: int = 4  # small programs, many to a processor
-    draw_warps: int = 16  # one program a row: all threads that 128 registers each leave room for
+    stream_threads: int = 128  # small programs, many to a processor
+    draw_threads: int = 512  # one program a row: as many as 128 registers for each allow
 
 
 SIZES = Sizes()
@@ -67,7 +69,7 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
     groups = max(16, min(SIZES.groups, triton.next_power_of_2(num_blocks)))
 
     def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=logits.device)
+        return logits.new_empty(shape, dtype=dtype)
 
     table = batch, num_blocks
     maxima = empty(logits.dtype, *table)
@@ -80,18 +82,20 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
     allowed, logprobs, raw_logprobs, kept = scratch, row_max, row_max, masses  # not written
     if info:
         allowed = empty(torch.int32, batch, splits)
-        logprobs, raw_logprobs = empty(torch.float32, 2, *tokens.shape)
+        logprobs, raw_logprobs = (empty(torch.float32, *tokens.shape) for _ in range(2))
         kept = empty(torch.int64, batch)
 
-    temperature, c, top_k, top_p, min_p_log2 = (_operand(value, logits) for value in rows)
-    seed, step, stream = (_operand(value, logits) for value in draws[:3])
-    strides = [0 if isinstance(v, (int, float)) else v.stride(0) for v in (seed, step, stream)]
+    temperature, c, top_k, top_p, min_p_log2 = _operands(rows, logits)
+    seed, step = _operand(draws.seed, logits), _operand(draws.step, logits)
+    strides = draws.seed.stride(0), draws.step.stride(0)  # 0: one word for all rows
+    stream = None if draws.stream is None else _operand(draws.stream, logits)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
-            logits, c, top_k, top_p, min_p_log2,
+            logits, temperature, c, top_k, top_p, min_p_log2,
             maxima, *sums, *raw, allowed,
             logits.stride(0), vocab, num_blocks, tiles,
-            INFO=info, ROWS=SIZES.rows, num_warps=SIZES.stream_warps, enable_fp_fusion=False,
+            INFO=info, ROWS=SIZES.rows,
+            num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
         _draw_kernel[(batch,)](
             logits, temperature, c, top_k, top_p, min_p_log2, seed, step, stream,
@@ -100,7 +104,7 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
             logits.stride(0), *strides, vocab, num_blocks, draws.num_samples, splits,
             INFO=info, GROUPS=groups, PER_GROUP=triton.cdiv(num_blocks, groups),
             LIST=SIZES.list, TILE=SIZES.tile, SHIFT=_SHIFTS[logits.dtype],
-            num_warps=SIZES.draw_warps, enable_fp_fusion=False,
+            num_warps=SIZES.draw_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
     output = SampleOutput(tokens, logprobs, raw_logprobs, kept) if info else SampleOutput(tokens)
     return _Settled(output, maxima, row_max, thresholds, masses)
@@ -114,13 +118,13 @@ def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tenso
     output = torch.empty(logits.shape, device=logits.device)
     num_blocks = settled.maxima.shape[1]
     tiles, splits = _split(batch, num_blocks)
-    temperature, c = _operand(rows.temperature, logits), _operand(rows.c, logits)
+    temperature, c, *_ = _operands(rows, logits)
     with torch.cuda.device_of(logits):
         _write_kernel[(batch, splits)](
             logits, temperature, c, *settled[1:], settled.output.tokens, output,
             logits.stride(0), vocab, num_blocks, tiles,
             ROWS=SIZES.rows, PROBABILITIES=probabilities,
-            num_warps=SIZES.stream_warps, enable_fp_fusion=False,
+            num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
     return output
 
@@ -132,9 +136,19 @@ def _split(batch: int, num_blocks: int) -> tuple[int, int]:
     return tiles, triton.cdiv(in_row, tiles)
 
 
+@functools.cache
+def _warp_size(device: torch.device) -> int:
+    """Threads a warp: 64 on AMD's CDNA, 32 elsewhere."""
+    return torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32
+
+
 def _operand(values: torch.Tensor, logits: torch.Tensor) -> Any:
     """A `[B]` tensor as it is; what stands on the CPU for a plain number, as that number."""
-    on_cpu = values.device.type == "cpu"
-    if on_cpu and (values.device != logits.device or values.stride(0) == 0):
+    if values.device.type == "cpu" and (values.device != logits.device or values.stride(0) == 0):
         return values[0].item()
     return values
+
+
+def _operands(rows: Rows, logits: torch.Tensor) -> list[Any]:
+    values = (_operand(values, logits) for values in rows)
+    return [value.contiguous() if isinstance(value, torch.Tensor) else value for value in values]

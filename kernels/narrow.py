@@ -1,8 +1,8 @@
 """Step 2c, narrow: a smaller bracket where the list cannot hold what is in question (device code).
 
-One read of the blocks that reach `low` measures count and mass at 16 keys. The keys are spread evenly
-over the bracket's values the first time, where real logits are dense, and evenly over its keys from
-then on, so that a bracket of 32-bit keys closes after eight more, whatever the logits.
+One read of the blocks that reach `low` measures count and mass at 16 keys. The keys are spread
+evenly over the bracket's values the first time, where real logits are dense, and evenly over its
+keys from then on, so that a bracket of 32-bit keys closes after eight more, whatever the logits.
 
 Traffic: the blocks that reach `low`, once.
 """

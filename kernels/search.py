@@ -1,13 +1,13 @@
 """Step 2d, search: the threshold among the listed logits, by bisection in registers (device code).
 
-The list holds the logits in question, those of one block side by side. With w the weight of a listed
-logit, and W the sum of the weights of the larger ones of its block, surely kept or listed,
+The list holds the logits in question, those of one block side by side. With w the weight of a
+listed logit, and W the sum of weights of the larger ones of its block, surely kept or listed,
 
     count(key) = surely kept + listed logits from `key` up
     mass(key)  = their mass  + sum over listed logits from `key` up of scale(W + w) - scale(W)
 
-In each block that sum telescopes to what its tokens add together, so that a step of the bisection is
-one reduction. It takes at most 32 steps, 16 for bf16 and 19 for fp16.
+In each block that sum telescopes to what its tokens add together, so that a step of the bisection
+is one reduction. It takes at most 32 steps, 16 for bf16 and 19 for fp16.
 
 Traffic: the list, 12 bytes an entry, and for top-p a block's maximum and sum for each entry.
 Races: the sums are read by all threads before the barrier after which they are written.

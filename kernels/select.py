@@ -70,7 +70,9 @@ def select(
     has_p = top_p < 1
     end = key_of(row_max, SHIFT) + 1
     low = key_of(tl.minimum(row_max, LOWEST_FLOAT), SHIFT)  # of the lowest finite logit
-    floor = min_p_key(min_p_log2, row_max, c, low, SHIFT)
+    floor = low
+    if min_p_log2 > -float("inf"):
+        floor = min_p_key(min_p_log2, row_max, c, low, SHIFT)
     # As far below the lowest block maximum as that is below the row's: most logits lie above.
     least_max = value_of(tl.min(tl.where(group_key >= low, group_key, end - 1)), SHIFT)
     spread_from = least_max + (least_max - row_max)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._math import BLOCK, LOG2_E, of_row, store_sums, token_weights, widen
+from ._math import BLOCK, GREEDY_BELOW, LOG2_E, of_row, store_sums, token_weights, widen
 
 
 @triton.jit
@@ -36,10 +36,11 @@ def load_tile(row_ptr, offs, vocab_size, inside):
 @triton.jit(do_not_specialize=["top_k_ptr", "tiles"])
 def _summarize_kernel(
     logits_ptr,  # [B, V] fp32 | bf16 | fp16
-    c_ptr,  # [B] fp32, or one number
-    top_k_ptr,  # [B] int64, or one number
-    top_p_ptr,  # [B] fp32, or one number
-    min_p_log2_ptr,  # [B] fp32, or one number
+    temperature_ptr,  # [B] fp32, or one number; so are the next four
+    c_ptr,  # fp32
+    top_k_ptr,  # int64
+    top_p_ptr,  # fp64
+    min_p_log2_ptr,  # fp32
     maxima_ptr,  # [B, N] like logits
     sums_low_ptr,  # [B, N] int32
     sums_high_ptr,  # [B, N] int8
@@ -55,12 +56,15 @@ def _summarize_kernel(
 ):
     pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
     pid_s = tl.program_id(1)
+    greedy = of_row(temperature_ptr, pid_b, 1) < GREEDY_BELOW
     c = of_row(c_ptr, pid_b, 1)
     top_k = of_row(top_k_ptr, pid_b, 1)
     top_p = of_row(top_p_ptr, pid_b, 1)
     min_p_log2 = of_row(min_p_log2_ptr, pid_b, 1)
     # Needed are the masses of all blocks for top-p, and for the draw where no filter is on.
-    whole_mass = (top_k >= vocab_size) & ((top_p < 1) | (min_p_log2 == -float("inf")))
+    whole_mass = (
+        (greedy == 0) & (top_k >= vocab_size) & ((top_p < 1) | (min_p_log2 == -float("inf")))
+    )
 
     row_ptr = logits_ptr + pid_b * logits_stride_b
     table = pid_b * num_blocks

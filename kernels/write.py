@@ -1,7 +1,7 @@
 """Step 3 of `softmax` and `mask_logits`: write the row that the earlier steps have settled.
 
     softmax:      out[b, i] = 2**((x[b, i] - m) * c) / (M / 2**40), M the row's integer mass
-    mask_logits:  out[b, i] = x[b, i] / T (one IEEE rounding) where x[b, i] >= the row's threshold, else -inf
+    mask_logits:  out[b, i] = x[b, i] / T where x[b, i] >= the row's threshold, else -inf
 
 A greedy row is one-hot, or keeps its one token's undivided logit; an invalid row is NaN throughout.
 
@@ -15,8 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._math import BLOCK, of_row, widen
-from .draw import BEST_MASS, GREEDY_BELOW
+from ._math import BEST_MASS, BLOCK, GREEDY_BELOW, of_row, widen
 
 
 @triton.jit(do_not_specialize=["tiles"])

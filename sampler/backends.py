@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import torch
@@ -16,7 +17,7 @@ def choose_backend(backend: str, device: torch.device) -> ModuleType:
     """
     if backend == "auto":
         gpu = device.type == "cuda" and kernels.unavailable(device) is None
-        return kernels if gpu else fallback
+        backend = "triton" if gpu else "torch"
     if backend == "torch":
         return fallback
     if backend != "triton":
@@ -24,4 +25,4 @@ def choose_backend(backend: str, device: torch.device) -> ModuleType:
     reason = kernels.unavailable(device)
     if reason is not None:
         raise ValueError(f'backend "triton" is not available: {reason}')
-    return kernels
+    return importlib.import_module(f"{kernels.__name__}.launch")  # only now: it needs Triton

@@ -21,13 +21,25 @@ class Draws(NamedTuple):
 
     seed: torch.Tensor  # int64 [B]
     step: torch.Tensor  # int64 [B]
-    stream: torch.Tensor  # int64 [B]
+    stream: torch.Tensor | None  # int64 [B]; None: each row's own number
     num_samples: int
+
+    def to(self, device: torch.device) -> Draws:
+        """All of them beside logits on `device`."""
+        seed, step, stream = self.seed.to(device), self.step.to(device), self._streams().to(device)
+        return Draws(seed, step, stream, self.num_samples)
+
+    def _streams(self) -> torch.Tensor:
+        """The stream of each row, int64 [B]."""
+        if self.stream is not None:
+            return self.stream
+        return torch.arange(len(self.seed), device=self.seed.device)
 
     def below(self, mass: torch.Tensor) -> torch.Tensor:
         """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for masses [B]."""
         if mass.device.type == "cpu" and len(mass) * self.num_samples <= _FEW_DRAWS:
-            columns = self.seed.tolist(), self.step.tolist(), self.stream.tolist(), mass.tolist()
+            stream = self._streams()
+            columns = self.seed.tolist(), self.step.tolist(), stream.tolist(), mass.tolist()
             return torch.tensor(
                 [
                     [
@@ -38,7 +50,7 @@ class Draws(NamedTuple):
                 ]
             )
         draw = torch.arange(self.num_samples, device=mass.device)
-        words = (_shared(self.seed), _shared(self.step), self.stream[:, None], draw)
+        words = (_shared(self.seed), _shared(self.step), self._streams()[:, None], draw)
         return multiply_high(*random_bits(*words), mass[:, None])
 
     def select(self, rows: Sequence[int]) -> Draws:
@@ -46,7 +58,8 @@ class Draws(NamedTuple):
         if len(rows) == len(self.seed):
             return self
         index = torch.tensor(rows, device=self.seed.device)
-        return Draws(self.seed[index], self.step[index], self.stream[index], self.num_samples)
+        stream = index if self.stream is None else self.stream[index]
+        return Draws(self.seed[index], self.step[index], stream, self.num_samples)
 
 
 def _shared(words: torch.Tensor) -> int | torch.Tensor:
@@ -85,11 +98,10 @@ def resolve_draws(
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
     shared = not isinstance(seed, torch.Tensor) or seed.dim() == 0
-    streams = torch.arange if shared else torch.zeros
     return Draws(
         _int64("seed", seed, batch, device),
         _int64("step", step, batch, device, lowest=0, validate=validate),
-        streams(batch, dtype=torch.int64, device=device),
+        None if shared else torch.zeros(1, dtype=torch.int64).expand(batch),
         num_samples,
     )
 
@@ -113,7 +125,10 @@ def _int64(
     lowest: int = -(2**63),
     validate: bool = False,
 ) -> torch.Tensor:
-    """`value` as 64-bit words [B]; an integer from 2**63 on wraps, as its bits do."""
+    """`value` as 64-bit words [B], a number's on the CPU, as in `Rows`.
+
+    An integer from 2**63 on wraps, as its bits do.
+    """
     if not isinstance(value, torch.Tensor):
         if not _is_integer(value):
             raise TypeError(f"{name} must be an integer or an int64 [B] tensor, got {value!r}.")
@@ -121,7 +136,7 @@ def _int64(
             limits = f"from {lowest} to {2**64 - 1}"
             raise ValueError(f"{name} is {value}; it must fit 64 bits, {limits}.")
         signed = int(value) - 2**64 if value >= 2**63 else int(value)
-        return torch.full((batch,), signed, dtype=torch.int64, device=device)
+        return torch.full((1,), signed, dtype=torch.int64).expand(batch)
     if value.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")
     if value.shape not in ((), (batch,)):

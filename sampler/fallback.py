@@ -36,6 +36,13 @@ class Part(NamedTuple):
 
 def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
     """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts."""
+    device = logits.device
+    with torch.inference_mode():  # a tenth faster; clones leave it
+        output = _sample(logits, rows.to(device), draws.to(device), info)
+    return output.map(torch.clone)
+
+
+def _sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
     batch = Batch.of(logits, rows)
     parts = [part for kind, group in _groups(batch) for part in _draw(kind, group, draws, info)]
     tokens, mass, kept = _together(parts)
@@ -59,6 +66,7 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
 
 def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
+    rows = rows.to(logits.device)
     batch = Batch.of(logits, rows)
     threshold = torch.full_like(batch.row_max, -torch.inf)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)
@@ -78,6 +86,7 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
+    rows = rows.to(logits.device)
     output = torch.empty(logits.shape, device=logits.device)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
     for chunk in row_chunks(*logits.shape):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from . import compiled
 from .backends import choose_backend
 from .draws import Draws, Seed, Step, resolve_draws
 from .mass import MAX_VOCAB
@@ -56,23 +55,35 @@ def sample(
         TypeError, ValueError: an argument of the wrong kind, shape or range, or (with `validate`) a
             row that holds NaN or `+inf`, or nothing but `-inf`. The message names the row.
     """
+    if torch.compiler.is_compiling():
+        return compiled.sample(
+            logits,
+            *(temperature, top_k, top_p, min_p),
+            seed=seed,
+            step=step,
+            num_samples=num_samples,
+            generator=generator,
+            backend=backend,
+            return_info=return_info,
+            validate=validate,
+        )
     x = _check_logits(logits)
+    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _check_capture(seed, step, generator, validate)
     rows = resolve_rows(x, temperature, top_k, top_p, min_p, validate)
     draws = resolve_draws(seed, step, num_samples, generator, len(x), x.device, validate)
     implementation = choose_backend(backend, x.device)
     if x.shape[0] == 0:
         output = _nothing(draws)
     else:
-        with torch.inference_mode():  # a tenth faster; clones leave it
-            output = implementation.sample(x, rows, draws, return_info)
-        output = _map(torch.clone, output)
+        output = implementation.sample(x, rows, draws, return_info)
         if validate and int(output.tokens.min()) < 0:
             remedy = f"{_MEND}; or pass validate=False to get token -1 for such rows"
             _raise_invalid(x, output.tokens[:, 0] < 0, remedy)
     if num_samples == 1:
-        output = _map(lambda v: v[:, 0] if v.dim() == 2 else v, output)
+        output = output.map(lambda v: v[:, 0] if v.dim() == 2 else v)
     if logits.dim() == 1:
-        output = _map(lambda v: v[0], output)
+        output = output.map(lambda v: v[0])
     return output if return_info else output.tokens
 
 
@@ -84,6 +95,8 @@ def softmax(
     `temperature` is a number, a `[B]` tensor or None (1); a greedy row, below 1e-5, has all its
     probability on the lowest index of its maximum. Raises as `sample` does.
     """
+    if torch.compiler.is_compiling():
+        return compiled.softmax(logits, temperature, backend)
     x = _check_logits(logits)
     output = choose_backend(backend, x.device).softmax(x, resolve_rows(x, temperature))
     _raise_invalid(x, output[:, 0].isnan())
@@ -104,6 +117,8 @@ def mask_logits(
     row keeps its one token's undivided logit; a quotient beyond fp32 is infinite, as everywhere.
     Parameters and errors are those of `sample`.
     """
+    if torch.compiler.is_compiling():
+        return compiled.mask_logits(logits, temperature, top_k, top_p, min_p, backend=backend)
     x = _check_logits(logits)
     rows = resolve_rows(x, temperature, top_k, top_p, min_p)
     output = choose_backend(backend, x.device).mask_logits(x, rows)
@@ -135,8 +150,25 @@ def _check_logits(logits: torch.Tensor) -> torch.Tensor:
     return rows if rows.dim() == 2 else rows[None]
 
 
-def _map(change: Callable[[torch.Tensor], torch.Tensor], output: SampleOutput) -> SampleOutput:
-    return SampleOutput(*(v if v is None else change(v) for v in output))  # type: ignore[arg-type]
+def _check_capture(
+    seed: Seed, step: Step, generator: torch.Generator | None, validate: bool
+) -> None:
+    """Refuse what a CUDA graph would record once and replay unchanged, or cannot record."""
+    if not isinstance(step, torch.Tensor):
+        raise ValueError(
+            f"step is {step!r} while a CUDA graph is captured, and every replay would draw the "
+            "same tokens; pass an int64 tensor on the GPU and advance it in the graph, as "
+            "FusedSampler does."
+        )
+    if seed is None or generator is not None:
+        raise ValueError(
+            "a seed from a CPU generator cannot be drawn inside a CUDA graph; pass seed."
+        )
+    if validate:
+        raise ValueError(
+            "validate=True reads the result, which a CUDA graph that is captured cannot; "
+            "pass validate=False and look for tokens of -1 outside of it."
+        )
 
 
 def _nothing(draws: Draws) -> SampleOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ class SampleOutput(NamedTuple):
     logprobs: torch.Tensor | None = None
     raw_logprobs: torch.Tensor | None = None
     kept: torch.Tensor | None = None
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SampleOutput:
+        """The same with every tensor changed."""
+        return SampleOutput(*(v if v is None else change(v) for v in self))  # type: ignore[arg-type]
 
 
 def log_probability(

@@ -44,7 +44,11 @@ PARAMETERS = tuple(field.name for field in fields(SamplingParams))
 
 
 class Rows(NamedTuple):
-    """The parameters of a batch as the backends read them: `[B]` tensors beside the logits."""
+    """The parameters of a batch as the backends read them, `[B]` tensors.
+
+    What was given as a plain number stays on the CPU, expanded from one element, so that a kernel
+    can take it by value; what was given as a tensor stands beside the logits.
+    """
 
     temperature: torch.Tensor  # fp32
     c: torch.Tensor  # fp32: log2(e) / temperature, IEEE division
@@ -55,6 +59,10 @@ class Rows(NamedTuple):
     @property
     def greedy(self) -> torch.Tensor:
         return self.temperature < GREEDY_BELOW
+
+    def to(self, device: torch.device) -> Rows:
+        """All of them beside logits on `device`."""
+        return Rows(*(value.to(device) for value in self))
 
     def select(self, index: Any) -> Rows:
         """The rows that `index` names."""
@@ -76,8 +84,7 @@ def resolve_rows(
     """
     batch, vocab = logits.shape
     values = temperature, top_k, top_p, min_p
-    plain = all(value is None or isinstance(value, (int, float)) for value in values)
-    if plain and logits.device.type == "cpu":
+    if all(value is None or isinstance(value, (int, float)) for value in values):
         return _scalar_rows(*values, batch, vocab)  # type: ignore[arg-type]
     params = SamplingParams(*values)
     for name in PARAMETERS:
@@ -96,7 +103,7 @@ def _scalar_rows(
     batch: int,
     vocab: int,
 ) -> Rows:
-    """`Rows` of plain numbers on the CPU, kept because a decoding loop asks for the same again."""
+    """`Rows` of plain numbers, kept because a decoding loop asks for the same again."""
     params = SamplingParams(temperature, top_k, top_p, min_p)
     return _build_rows(params, batch, vocab, torch.device("cpu"))
 
@@ -106,8 +113,8 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
         dtype = torch.int64 if isinstance(off, int) else torch.float32
         if not isinstance(value, torch.Tensor):
             value = min(off if value is None else value, highest)  # may be beyond the dtype
-            return torch.full((batch,), type(off)(value), dtype=dtype, device=device)
-        value = value.detach().to(device=device, dtype=dtype).expand(batch)
+            return torch.full((1,), type(off)(value), dtype=dtype)
+        value = value.detach().to(device=device, dtype=dtype).reshape(-1)
         return value.nan_to_num(nan=off).clamp(0, highest)  # matters to unchecked values only
 
     temperature = per_row(params.temperature, 1.0, _FP32_MAX)
@@ -115,7 +122,9 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
     top_p = per_row(params.top_p, 1.0, 1.0).double()
     min_p = per_row(params.min_p, 0.0, 1.0).double()
     c = torch.full_like(temperature, LOG2_E) / temperature
-    return Rows(temperature, c, torch.where(top_k == 0, vocab, top_k), top_p, min_p.log2().float())
+    top_k = torch.where(top_k == 0, vocab, top_k)
+    values = temperature, c, top_k, top_p, min_p.log2().float()
+    return Rows(*(value.expand(batch) for value in values))
 
 
 _RULES = {  # name: (lower bound, upper bound, what a user should do)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from pathlib import Path
@@ -17,6 +18,12 @@ from fused_sampler.params import resolve_rows
 DATA = Path(__file__).parent / "data"
 VECTORS = json.loads((DATA / "contract_vectors.json").read_text())
 NINE_WORDS = [4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]
+
+
+def load_backend(name: str) -> ModuleType:
+    """An implementation of the contract; the kernels are imported only when they are asked for."""
+    module = {"reference": "reference", "torch": "fallback", "triton": "kernels.launch"}[name]
+    return importlib.import_module(f"fused_sampler.{module}")
 
 
 def vector_row(name: str) -> torch.Tensor:
@@ -82,6 +89,8 @@ def logits_of(kind: str, batch: int, vocab: int, seed: int = 0) -> torch.Tensor:
         return x
     raise ValueError(kind)
 
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 KINDS = [
     "random",

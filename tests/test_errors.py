@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from fused_sampler import FusedSampler, SamplingParams, mask_logits, sample, softmax
+from fused_sampler import (
+    FusedSampler,
+    SamplingParams,
+    functional,
+    kernels,
+    mask_logits,
+    sample,
+    softmax,
+)
 
 X = torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
 
@@ -66,8 +77,37 @@ ARGUMENTS = [
     ({"temperature": [0.5, 0.7]}, TypeError, r"temperature must be a number.*\[0\.5, 0\.7\]"),
     ({"generator": 5}, TypeError, "generator must be a torch.Generator, got 5"),
     ({"backend": "cuda"}, ValueError, "backend is 'cuda'; choose"),
-    ({"backend": "triton"}, ValueError, 'backend "triton" is not available: .*"torch"'),
 ]
+
+
+def test_the_kernels_need_a_gpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r'"triton" is not available: .*"cpu".*backend="torch"'):
+        sample(torch.zeros(1, 4), backend="triton")
+
+
+@pytest.mark.parametrize("version, words", [(None, "not installed"), ("3.3.1", "too old")])
+def test_the_kernels_need_a_recent_triton(monkeypatch, version, words):
+    module = None if version is None else SimpleNamespace(__version__=version)
+    monkeypatch.setitem(sys.modules, "triton", module)
+    kernels._unusable_triton.cache_clear()
+    try:
+        assert re.search(rf"{words}.*pip install", kernels.unavailable(torch.device("cuda")))
+    finally:
+        kernels._unusable_triton.cache_clear()
+
+
+def test_what_a_cuda_graph_cannot_hold_is_refused():
+    step, seed = torch.zeros((), dtype=torch.int64), 3
+    for arguments, words in [
+        ((seed, 5, None, False), "step is 5 .* tensor on the GPU"),
+        ((None, step, None, False), "pass seed"),
+        ((seed, step, torch.Generator(), False), "pass seed"),
+        ((seed, step, None, True), "pass validate=False"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            functional._check_capture(*arguments)
+    functional._check_capture(seed, step, None, False)
 
 
 @pytest.mark.parametrize("arguments, error, words", ARGUMENTS, ids=lambda v: str(v)[:40])
