@@ -1,10 +1,10 @@
 """Step 2b, collect: read the blocks that matter and list what is in question (device functions).
 
 Logits from the key `high` up are surely kept: their weights are summed up in the block table.
-Those in [low, high) are appended to a list: key, token id, and the first entry and the number of
-entries of their block.
+Those in [low, high) are appended to a list: their key, and one word with their block's number,
+their rank among its entries, and how many these are.
 
-Traffic: the blocks that reach `low`, once; 4 bytes each for their numbers, 12 bytes a listed logit.
+Traffic: the blocks that reach `low`, once; 4 bytes each for their numbers, 8 bytes a listed logit.
 Races: the list and the sums are written by threads of one program and read back by others of the
 same program, with a barrier between; no program touches another's row.
 """
@@ -44,14 +44,25 @@ def list_blocks(
 
 @triton.jit
 def load_blocks(logits_ptr, blocks_ptr, first, count, vocab_size, TILE: tl.constexpr):
-    """Block numbers [TILE], their mask, token ids and logits [TILE, 64] of the listed blocks."""
+    """Numbers [TILE], mask [TILE] and logits [TILE, 64] of the listed blocks from `first` on."""
     listed = first + tl.arange(0, TILE)
     mask_n = listed < count
     offs_n = tl.load(blocks_ptr + listed, mask=mask_n, other=0)
     offs_v = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     mask_v = mask_n[:, None] & (offs_v < vocab_size)
     x = tl.load(logits_ptr + offs_v, mask=mask_v, other=-float("inf"))
-    return offs_n, mask_n, offs_v, widen(x)
+    return offs_n, mask_n, widen(x)
+
+
+@triton.jit
+def pack(block, rank, size):
+    """One word of 16, 6 and 6 bits; sizes are 1 to 64."""
+    return (block << 12) | (rank << 6) | (size - 1)
+
+
+@triton.jit
+def unpack(word):
+    return word >> 12, (word >> 6) & 63, (word & 63) + 1
 
 
 @triton.jit
@@ -90,9 +101,7 @@ def collect(
         )
         first = 0
         while (first < blocks) & (listed <= LIST):
-            offs_n, mask_n, offs_v, x = load_blocks(
-                logits_ptr, blocks_ptr, first, blocks, vocab_size, TILE
-            )
+            offs_n, mask_n, x = load_blocks(logits_ptr, blocks_ptr, first, blocks, vocab_size, TILE)
             key = key_of(x, SHIFT)
             sure = key >= high
             sums = tl.zeros([TILE], tl.int64)
@@ -111,9 +120,8 @@ def collect(
             place = start[:, None] + tl.cumsum(found, 1) - 1
             mask = (found > 0) & (place < LIST)
             tl.store(list_ptr + place, key, mask=mask)
-            tl.store(list_ptr + LIST + place, offs_v, mask=mask)
-            span = (start * (2 * BLOCK) + in_block)[:, None] + tl.zeros_like(place)
-            tl.store(list_ptr + 2 * LIST + place, span, mask=mask)
+            place_in_block = pack(offs_n[:, None], place - start[:, None], in_block[:, None])
+            tl.store(list_ptr + LIST + place, place_in_block, mask=mask)
             listed += tl.sum(in_block)
             first += TILE
     tl.debug_barrier()  # the list and the sums are there for all

@@ -7,7 +7,7 @@ A prefix sum over the table's masses finds the block; its 64 logits are read aga
 sum among them finds the token. A greedy row is the same draw with r = 0 among its maxima.
 
 Launch: grid (B,). Traffic: the block table once, what `select.py` reads of a filtered row, 64
-logits a draw. `list_ptr` is scratch memory: `[B, 3 * LIST + GROUPS]` int32.
+logits a draw. `list_ptr` is scratch memory: `[B, 2 * LIST + GROUPS]` int32.
 Races: programs work on rows of their own; within one, `select` ends with a barrier before its sums
 are read back here.
 PyTorch twin: `sample` in `fused_sampler.reference`.
@@ -134,7 +134,7 @@ def _draw_kernel(
     raw_low_ptr,  # [B, N] int32
     raw_high_ptr,  # [B, N] int8
     allowed_ptr,  # [B, splits] int32
-    list_ptr,  # [B, 3 * LIST + GROUPS] int32
+    list_ptr,  # [B, 2 * LIST + GROUPS] int32
     tokens_ptr,  # [B, num_samples] int64
     row_max_ptr,  # [B] fp32; NaN for an invalid row
     thresholds_ptr,  # [B] fp32: the lowest logit that is kept
@@ -166,7 +166,7 @@ def _draw_kernel(
     maxima_ptr += pid_b * num_blocks
     sums_low_ptr += pid_b * num_blocks
     sums_high_ptr += pid_b * num_blocks
-    list_ptr += pid_b * (3 * LIST + GROUPS)
+    list_ptr += pid_b * (2 * LIST + GROUPS)
 
     group_key = load_group_key(maxima_ptr, num_blocks, GROUPS, PER_GROUP, SHIFT)
     row_max = value_of(tl.max(group_key, axis=0), SHIFT)
@@ -186,7 +186,7 @@ def _draw_kernel(
             sums_low_ptr,
             sums_high_ptr,
             list_ptr,
-            list_ptr + 3 * LIST,
+            list_ptr + 2 * LIST,
             group_key,
             row_max,
             c,

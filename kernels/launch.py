@@ -75,7 +75,7 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
     maxima = empty(logits.dtype, *table)
     sums = empty(torch.int32, *table), empty(torch.int8, *table)
     raw = (empty(torch.int32, *table), empty(torch.int8, *table)) if info else sums
-    scratch = empty(torch.int32, batch, 3 * SIZES.list + groups)
+    scratch = empty(torch.int32, batch, 2 * SIZES.list + groups)
     tokens = empty(torch.int64, batch, draws.num_samples)
     row_max, thresholds = empty(torch.float32, 2, batch)
     masses = empty(torch.int64, batch)

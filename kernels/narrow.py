@@ -61,7 +61,7 @@ def narrow(
             blocks_ptr, maxima_ptr, group_key, low, j, num_blocks, GROUPS, PER_GROUP, SHIFT
         )
         for first in tl.range(0, blocks, TILE, disable_licm=True):
-            _, _, _, x = load_blocks(logits_ptr, blocks_ptr, first, blocks, vocab_size, TILE)
+            _, _, x = load_blocks(logits_ptr, blocks_ptr, first, blocks, vocab_size, TILE)
             key = key_of(x, SHIFT)
             block_max = tl.max(x, axis=1)
             weights = token_weights(x, block_max[:, None], c)

@@ -9,7 +9,7 @@ listed logit, and W the sum of weights of the larger ones of its block, surely k
 In each block that sum telescopes to what its tokens add together, so that a step of the bisection
 is one reduction. It takes at most 32 steps, 16 for bf16 and 19 for fp16.
 
-Traffic: the list, 12 bytes an entry, and for top-p a block's maximum and sum for each entry.
+Traffic: the list, 8 bytes an entry, and the maximum and the sum of each entry's block.
 Races: the sums are read by all threads before the barrier after which they are written.
 """
 
@@ -18,7 +18,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._math import BLOCK, block_scale, load_sums, scale_sums, store_sums, token_weights, value_of
+from ._math import block_scale, load_sums, scale_sums, store_sums, token_weights, value_of
+from .collect import unpack
 from .table import middle
 
 
@@ -31,13 +32,15 @@ def mass_needed(top_p, total):
 
 @triton.jit
 def load_entries(list_ptr, listed, LIST: tl.constexpr):
-    """Keys, block numbers, first entry and number of entries of the same block; int32 [LIST]."""
+    """Keys, block numbers, first entry and number of entries of the same block; int32 [LIST].
+
+    The number is 0 beyond the list.
+    """
     entry = tl.arange(0, LIST)
     mask = entry < listed
     key = tl.load(list_ptr + entry, mask=mask, other=-0x80000000)
-    offs_n = tl.load(list_ptr + LIST + entry, mask=mask, other=0) // BLOCK
-    span = tl.load(list_ptr + 2 * LIST + entry, mask=mask, other=0)
-    return key, offs_n, span // (2 * BLOCK), span % (2 * BLOCK)
+    offs_n, rank, size = unpack(tl.load(list_ptr + LIST + entry, mask=mask, other=0))
+    return key, offs_n, entry - rank, tl.where(mask, size, 0)
 
 
 @triton.jit
@@ -73,7 +76,7 @@ def search_by_count(list_ptr, listed, low, high, needed, sure_count, LIST: tl.co
 
 @triton.jit
 def search_by_mass(
-    list_ptr,  # [3, LIST] int32
+    list_ptr,  # [2, LIST] int32
     maxima_ptr,  # [N] of the row, as are the sums
     sums_low_ptr,
     sums_high_ptr,

@@ -10,7 +10,8 @@ P = max(1, ceil(p * mass(K))) (top-p; contract section 4). Min-p names its thres
     search   the list by bisection in registers (`search.py`)
 
 Traffic: the blocks that reach `low`, once where the list holds what is in question: with top-k,
-64 k / V of the row. No logits, however flat or tied, need more than 12 reads in all.
+64 k / V of the row. However flat or tied the logits, one filter needs at most 12 reads in all;
+top-k and top-p together need 21 at worst, where each threshold hides in a crowd of its own.
 PyTorch twin: `kept_set` in `fused_sampler.reference`.
 """
 
