@@ -11,6 +11,9 @@ import triton.language as tl
 
 from fused_sampler import mass, params
 
+from ._compat import accept_disable_licm
+
+accept_disable_licm()
 BLOCK = tl.constexpr(mass.BLOCK)  # ids a block
 BEST_MASS = tl.constexpr(float(mass.BEST_MASS))
 LOG2_E = tl.constexpr(mass.LOG2_E)
@@ -107,10 +110,9 @@ def store_sums(low_ptr, high_ptr, offs, sums, mask):
 
 
 @triton.jit
-def of_row(values, pid_b, stride):
-    """A row's value of a parameter that is a tensor [B], or one number for all rows."""
-    values = tl.to_tensor(values)
-    if values.dtype.is_ptr():
-        return tl.load(values + pid_b * stride)
+def of_row(values, pid_b, stride, by_value: tl.constexpr, dtype: tl.constexpr):
+    """A row's value of a parameter: from a tensor [B], or the one number for all rows."""
+    if by_value:
+        return tl.zeros([], dtype) + values  # a tensor: the interpreter has plain floats
     else:
-        return values
+        return tl.load(values + pid_b * stride)

@@ -45,7 +45,7 @@ def random_bits(seed, step, stream, draw):
         step.to(tl.uint32),
         (step >> 32).to(tl.uint32),
         stream.to(tl.uint32),
-        tl.to_tensor(draw).to(tl.uint32),
+        (tl.zeros([], tl.int32) + draw).to(tl.uint32),
     )
     return (high.to(tl.uint64) << 32) | low.to(tl.uint64)
 
@@ -149,6 +149,7 @@ def _draw_kernel(
     num_blocks,
     num_samples,
     splits,
+    BY_VALUE: tl.constexpr,  # a bit for each of the eight
     INFO: tl.constexpr,
     GROUPS: tl.constexpr,
     PER_GROUP: tl.constexpr,
@@ -157,11 +158,11 @@ def _draw_kernel(
     SHIFT: tl.constexpr,
 ):
     pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
-    temperature = of_row(temperature_ptr, pid_b, 1)
-    c = of_row(c_ptr, pid_b, 1)
-    top_k = of_row(top_k_ptr, pid_b, 1)
-    top_p = of_row(top_p_ptr, pid_b, 1)
-    min_p_log2 = of_row(min_p_log2_ptr, pid_b, 1)
+    temperature = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32)
+    c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
+    top_k = of_row(top_k_ptr, pid_b, 1, BY_VALUE & 4, tl.int64)
+    top_p = of_row(top_p_ptr, pid_b, 1, BY_VALUE & 8, tl.float32)
+    min_p_log2 = of_row(min_p_log2_ptr, pid_b, 1, BY_VALUE & 16, tl.float32)
     logits_ptr += pid_b * logits_stride_b
     maxima_ptr += pid_b * num_blocks
     sums_low_ptr += pid_b * num_blocks
@@ -228,11 +229,11 @@ def _draw_kernel(
     tl.store(row_max_ptr + pid_b, tl.where(valid, row_max, float("nan")))
     tl.store(thresholds_ptr + pid_b, value_of(threshold, SHIFT))
     tl.store(masses_ptr + pid_b, mass)
-    seed = of_row(seed_ptr, pid_b, seed_stride)
-    step = of_row(step_ptr, pid_b, step_stride).to(tl.int64)
+    seed = of_row(seed_ptr, pid_b, seed_stride, BY_VALUE & 32, tl.int64)
+    step = of_row(step_ptr, pid_b, step_stride, BY_VALUE & 64, tl.int64)
     stream = pid_b
     if stream_ptr is not None:
-        stream = of_row(stream_ptr, pid_b, 1)
+        stream = of_row(stream_ptr, pid_b, 1, BY_VALUE & 128, tl.int64)
     if INFO:
         raw = load_group_mass(
             maxima_ptr,

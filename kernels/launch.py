@@ -89,12 +89,13 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
     seed, step = _operand(draws.seed, logits), _operand(draws.step, logits)
     strides = draws.seed.stride(0), draws.step.stride(0)  # 0: one word for all rows
     stream = None if draws.stream is None else _operand(draws.stream, logits)
+    by_value = _by_value(temperature, c, top_k, top_p, min_p_log2, seed, step, stream)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
             logits, temperature, c, top_k, top_p, min_p_log2,
             maxima, *sums, *raw, allowed,
             logits.stride(0), vocab, num_blocks, tiles,
-            INFO=info, ROWS=SIZES.rows,
+            BY_VALUE=by_value, INFO=info, ROWS=SIZES.rows,
             num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
         _draw_kernel[(batch,)](
@@ -102,7 +103,7 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
             maxima, *sums, *raw, allowed, scratch,
             tokens, row_max, thresholds, masses, logprobs, raw_logprobs, kept,
             logits.stride(0), *strides, vocab, num_blocks, draws.num_samples, splits,
-            INFO=info, GROUPS=groups, PER_GROUP=triton.cdiv(num_blocks, groups),
+            BY_VALUE=by_value, INFO=info, GROUPS=groups, PER_GROUP=triton.cdiv(num_blocks, groups),
             LIST=SIZES.list, TILE=SIZES.tile, SHIFT=_SHIFTS[logits.dtype],
             num_warps=SIZES.draw_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
@@ -123,7 +124,7 @@ def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tenso
         _write_kernel[(batch, splits)](
             logits, temperature, c, *settled[1:], settled.output.tokens, output,
             logits.stride(0), vocab, num_blocks, tiles,
-            ROWS=SIZES.rows, PROBABILITIES=probabilities,
+            BY_VALUE=_by_value(temperature, c), ROWS=SIZES.rows, PROBABILITIES=probabilities,
             num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
     return output
@@ -150,5 +151,16 @@ def _operand(values: torch.Tensor, logits: torch.Tensor) -> Any:
 
 
 def _operands(rows: Rows, logits: torch.Tensor) -> list[Any]:
-    values = (_operand(values, logits) for values in rows)
-    return [value.contiguous() if isinstance(value, torch.Tensor) else value for value in values]
+    """The five parameters; what one tensor element says of all rows is spelt out for each."""
+    operands = []
+    for values in rows:
+        operand = _operand(values, logits)
+        if isinstance(operand, torch.Tensor) and not operand.is_contiguous():
+            operand = operand.clone(memory_format=torch.contiguous_format)
+        operands.append(operand)
+    return operands
+
+
+def _by_value(*operands: Any) -> int:
+    """A bit for each of the operands that is a number."""
+    return sum(isinstance(value, (int, float)) << bit for bit, value in enumerate(operands))

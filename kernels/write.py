@@ -33,13 +33,14 @@ def _write_kernel(
     vocab_size,
     num_blocks,
     tiles,  # a program
+    BY_VALUE: tl.constexpr,  # a bit for each of the two
     ROWS: tl.constexpr,
     PROBABILITIES: tl.constexpr,
 ):
     pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
     pid_s = tl.program_id(1)
-    temperature = of_row(temperature_ptr, pid_b, 1)
-    c = of_row(c_ptr, pid_b, 1)
+    temperature = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32)
+    c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
     row_max = tl.load(row_max_ptr + pid_b)
     threshold = tl.load(thresholds_ptr + pid_b)
     mass = tl.load(masses_ptr + pid_b)
@@ -47,7 +48,7 @@ def _write_kernel(
     invalid = row_max != row_max
     greedy = temperature < GREEDY_BELOW
     divisor = tl.where(greedy, 1.0, temperature)
-    for tile in range(pid_s * tiles, (pid_s + 1) * tiles):
+    for tile in tl.range(pid_s * tiles, (pid_s + 1) * tiles, disable_licm=True):
         offs_n = tile * ROWS + tl.arange(0, ROWS)
         offs_v = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
         mask_v = offs_v < vocab_size

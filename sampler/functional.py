@@ -81,7 +81,7 @@ def sample(
             remedy = f"{_MEND}; or pass validate=False to get token -1 for such rows"
             _raise_invalid(x, output.tokens[:, 0] < 0, remedy)
     if num_samples == 1:
-        output = output.map(lambda v: v[:, 0] if v.dim() == 2 else v)
+        output = output.map(lambda v: v.squeeze(-1) if v.dim() == 2 else v)
     if logits.dim() == 1:
         output = output.map(lambda v: v[0])
     return output if return_info else output.tokens

@@ -122,7 +122,7 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
     top_p = per_row(params.top_p, 1.0, 1.0).double()
     min_p = per_row(params.min_p, 0.0, 1.0).double()
     c = torch.full_like(temperature, LOG2_E) / temperature
-    top_k = torch.where(top_k == 0, vocab, top_k)
+    top_k = top_k.masked_fill(top_k == 0, vocab)
     values = temperature, c, top_k, top_p, min_p.log2().float()
     return Rows(*(value.expand(batch) for value in values))
 

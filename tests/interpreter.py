@@ -32,7 +32,7 @@ def quicken() -> None:
     def patch_once(fn: Any) -> Any:
         seen = modules_seen(fn)
         if seen in patched:
-            return interpreter._LangPatchScope()
+            return None
         patched.add(seen)
         return patch(fn)
 
