@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A CPU build of PyTorch: a plain `torch` would bring several gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint check bench test-compat clean
+.PHONY: setup demo test lint check test-gpu bench test-compat clean
 
 setup: .venv/ready
 
@@ -33,15 +33,25 @@ lint: setup
 
 check: lint test
 
+# The kernels on a GPU at full size; elsewhere `make test` runs them in Triton's interpreter.
+test-gpu: setup
+	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" || \
+		{ echo "PyTorch sees no GPU here; on a machine with one, install a CUDA or ROCm build:" \
+		"make clean test-gpu TORCH='torch --index-url URL'"; exit 1; }
+	$(BIN)/pytest tests/test_gpu.py tests/test_triton.py tests/test_torch_compile.py \
+		tests/test_contract.py tests/test_softmax.py
+
 bench: setup
 	$(BIN)/python benchmarks/compare.py
 
-# The Hugging Face tests with the oldest transformers that is supported.
+# With the oldest transformers and Triton that are supported (that Triton needs an older NumPy).
 test-compat:
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
-	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' pytest pytest-xdist hypothesis scipy
+	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' 'triton==3.4.*' 'numpy<2.3' \
+		pytest pytest-xdist hypothesis scipy
 	.venv-compat/bin/pip install -q --no-deps -e .
-	.venv-compat/bin/pytest -n 2 tests/test_hf_*.py tests/test_packaging.py
+	.venv-compat/bin/pytest -n 2 tests/test_hf_*.py tests/test_packaging.py \
+		tests/test_triton.py tests/test_torch_compile.py tests/test_contract.py
 
 clean:
 	rm -rf .venv .venv-compat build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

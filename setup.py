@@ -22,7 +22,7 @@ DEV = [
 setup(
     packages=["fused_sampler", "fused_sampler.kernels"],
     package_dir={"fused_sampler": "sampler", "fused_sampler.kernels": "kernels"},
-    install_requires=["torch>=2.6", 'triton>=3.2; platform_system == "Linux"'],
+    install_requires=["torch>=2.6", 'triton>=3.4; platform_system == "Linux"'],
     extras_require={"hf": HF, "cli": CLI, "demo": [*CLI, *DEMO_MODEL], "dev": DEV},
     entry_points={"console_scripts": ["fused-sampler=fused_sampler.cli:main"]},
 )

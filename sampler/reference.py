@@ -71,6 +71,7 @@ def _nucleus_threshold(table: BlockTable, keep: torch.Tensor, top_p: torch.Tenso
 
 def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
     """Tokens [B, num_samples] by the cumulative sum of contract section 5."""
+    rows, draws = rows.to(logits.device), draws.to(logits.device)
     table = BlockTable(logits, rows.c)
     keep = kept_set(logits, rows)
     padded = F.pad(keep, (0, -keep.shape[-1] % BLOCK)).view_as(table.x)
@@ -108,6 +109,7 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
 
     An invalid row is NaN throughout, as it is in `softmax`.
     """
+    rows = rows.to(logits.device)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
     masked = (logits.float() / temperature).masked_fill(~kept_set(logits, rows), -torch.inf)
     return masked.masked_fill(~logits.amax(-1, keepdim=True).isfinite(), torch.nan)
@@ -115,7 +117,7 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
-    x = logits.float()
+    rows, x = rows.to(logits.device), logits.float()
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
     x = (x - x.amax(-1, keepdim=True)) / temperature
     best = F.one_hot(logits.argmax(-1), x.shape[-1]).float()

@@ -15,6 +15,7 @@ from fused_sampler.draws import Draws, resolve_draws
 from fused_sampler.output import SampleOutput
 from fused_sampler.params import resolve_rows
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where the kernels' tests run
 DATA = Path(__file__).parent / "data"
 VECTORS = json.loads((DATA / "contract_vectors.json").read_text())
 NINE_WORDS = [4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]
@@ -23,7 +24,25 @@ NINE_WORDS = [4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]
 def load_backend(name: str) -> ModuleType:
     """An implementation of the contract; the kernels are imported only when they are asked for."""
     module = {"reference": "reference", "torch": "fallback", "triton": "kernels.launch"}[name]
-    return importlib.import_module(f"fused_sampler.{module}")
+    backend = importlib.import_module(f"fused_sampler.{module}")
+    return OnGPU(backend) if name == "triton" and DEVICE == "cuda" else backend
+
+
+class OnGPU:
+    """The kernels for tests whose tensors are on the CPU."""
+
+    def __init__(self, backend: ModuleType):
+        self.backend = backend
+
+    def sample(self, logits, rows, draws, info):
+        moved = rows.to(DEVICE), draws.to(DEVICE)
+        return self.backend.sample(logits.to(DEVICE), *moved, info).map(torch.Tensor.cpu)
+
+    def softmax(self, logits, rows):
+        return self.backend.softmax(logits.to(DEVICE), rows.to(DEVICE)).cpu()
+
+    def mask_logits(self, logits, rows):
+        return self.backend.mask_logits(logits.to(DEVICE), rows.to(DEVICE)).cpu()
 
 
 def vector_row(name: str) -> torch.Tensor:
@@ -89,8 +108,6 @@ def logits_of(kind: str, batch: int, vocab: int, seed: int = 0) -> torch.Tensor:
         return x
     raise ValueError(kind)
 
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 KINDS = [
     "random",
