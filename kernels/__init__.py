@@ -8,15 +8,15 @@
    - A filter's threshold, exactly (`select.py`): the table says between which values it lies
      (`table.py`); the few blocks that reach the lower one are read again, and what lies between
      goes to a list (`collect.py`); too much for the list is narrowed down first (`narrow.py`); a
-     bisection of the list ends it (`search.py`). Top-k: 64 k / V of a plane. Top-p on real logits at
-     T <= 1: on average 0.2 to 1.2 planes. Min-p alone: the blocks it keeps something of.
+     bisection of the list ends it (`search.py`). Top-k: 64 k / V of a plane. Top-p on real logits
+     at T <= 1: on average 0.2 to 1.2 planes. Min-p alone: the blocks it keeps something of.
    - The draw: a prefix sum over the masses of what is kept finds the block, and 64 logits are read
      again to find the token in it.
 3. `write.py` - for `softmax` and `mask_logits` alone, which return whole rows: 1 plane written.
 
 All sums are of integers (`_math.py`, the contract's arithmetic), so neither tile sizes nor splits
-nor the order of programs can change a token. `launch.py` allocates and launches, and holds the table
-of launch parameters. To add a filter that keeps the logits from a threshold up: its threshold
+nor the order of programs can change a token. `launch.py` allocates and launches, and holds the
+table of launch parameters. To add a filter that keeps the logits from a threshold up: its threshold
 belongs in `select.py`, beside min-p's; a token bitmask or penalties change what `summarize.py` and
 `collect.py` read, in `widen` of `_math.py`; vocabulary shards join at the table.
 """

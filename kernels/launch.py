@@ -85,25 +85,25 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
         logprobs, raw_logprobs = (empty(torch.float32, *tokens.shape) for _ in range(2))
         kept = empty(torch.int64, batch)
 
-    temperature, c, top_k, top_p, min_p_log2 = _operands(rows, logits)
+    params = _operands(rows, logits)
     seed, step = _operand(draws.seed, logits), _operand(draws.step, logits)
     strides = draws.seed.stride(0), draws.step.stride(0)  # 0: one word for all rows
     stream = None if draws.stream is None else _operand(draws.stream, logits)
-    by_value = _by_value(temperature, c, top_k, top_p, min_p_log2, seed, step, stream)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
-            logits, temperature, c, top_k, top_p, min_p_log2,
+            logits, *params,
             maxima, *sums, *raw, allowed,
             logits.stride(0), vocab, num_blocks, tiles,
-            BY_VALUE=by_value, INFO=info, ROWS=SIZES.rows,
+            BY_VALUE=_by_value(*params), INFO=info, ROWS=SIZES.rows,
             num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
         _draw_kernel[(batch,)](
-            logits, temperature, c, top_k, top_p, min_p_log2, seed, step, stream,
+            logits, *params, seed, step, stream,
             maxima, *sums, *raw, allowed, scratch,
             tokens, row_max, thresholds, masses, logprobs, raw_logprobs, kept,
             logits.stride(0), *strides, vocab, num_blocks, draws.num_samples, splits,
-            BY_VALUE=by_value, INFO=info, GROUPS=groups, PER_GROUP=triton.cdiv(num_blocks, groups),
+            BY_VALUE=_by_value(*params, seed, step, stream), INFO=info,
+            GROUPS=groups, PER_GROUP=triton.cdiv(num_blocks, groups),
             LIST=SIZES.list, TILE=SIZES.tile, SHIFT=_SHIFTS[logits.dtype],
             num_warps=SIZES.draw_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
@@ -114,9 +114,11 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
 def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tensor:
     """Settle the rows, with a draw nobody looks at, and write them. Three launches."""
     batch, vocab = logits.shape
+    output = logits.new_empty(logits.shape, dtype=torch.float32)
+    if batch == 0:
+        return output
     nothing = torch.zeros(1, dtype=torch.int64).expand(batch)
     settled = _summarize_and_draw(logits, rows, Draws(nothing, nothing, nothing, 1), info=False)
-    output = torch.empty(logits.shape, device=logits.device)
     num_blocks = settled.maxima.shape[1]
     tiles, splits = _split(batch, num_blocks)
     temperature, c, *_ = _operands(rows, logits)

@@ -83,9 +83,8 @@ def select(
     sure_count = 0
     sure_mass = tl.zeros([], tl.int64)
     whole = has_k & (has_k == 0)  # False: the list does not hold all that is kept
-    for phase in tl.range(
-        2, disable_licm=True
-    ):  # top-k by count; then top-p by mass, or min-p alone
+    # First top-k, by count; then top-p, by mass, or min-p where it is alone.
+    for phase in tl.range(2, disable_licm=True):
         by_mass = phase == 1
         reused = whole & by_mass & has_p
         if (has_k & (by_mass == 0)) | (by_mass & (has_p | (has_k == 0))):

@@ -74,6 +74,13 @@ def test_small_vocabularies(vocab, monkeypatch):
         assert_equals_reference(on_device(kind, len(CASES), vocab), **each_row(CASES))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 64])
+def test_batches(batch, monkeypatch):
+    monkeypatch.setattr(launch, "SIZES", SMALL)
+    cases = (CASES * 5)[:batch]
+    assert_equals_reference(on_device("random", batch, 130), **each_row(cases))
+
+
 @pytest.mark.parametrize("vocab", LARGE_VOCABULARIES)
 def test_large_vocabularies(vocab):
     """One row a case and vocabulary in the interpreter; on a GPU every kind and case."""
@@ -225,4 +232,10 @@ def test_invalid_rows():
     for function in (sample, softmax, mask_logits):
         with pytest.raises(ValueError, match="logits row 0 forbids every token"):
             function(logits, backend="triton")
-    assert sample(logits[:0], backend="triton").shape == (0,)
+
+
+def test_no_rows():
+    logits = on_device("random", 1, 200)[:0]
+    assert sample(logits, backend="triton").shape == (0,)
+    for function in (softmax, mask_logits):
+        assert function(logits, backend="triton").shape == (0, 200)
