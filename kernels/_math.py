@@ -115,4 +115,4 @@ def of_row(values, pid_b, stride, by_value: tl.constexpr, dtype: tl.constexpr):
     if by_value:
         return tl.zeros([], dtype) + values  # a tensor: the interpreter has plain floats
     else:
-        return tl.load(values + pid_b * stride)
+        return tl.load(values + pid_b * stride).to(dtype)

@@ -23,6 +23,7 @@ from ._math import (
     token_weights,
     widen,
 )
+from .candidates import pack
 from .table import block_of_group
 
 
@@ -55,17 +56,6 @@ def load_blocks(logits_ptr, blocks_ptr, first, count, vocab_size, TILE: tl.const
 
 
 @triton.jit
-def pack(block, rank, size):
-    """One word of 16, 6 and 6 bits; sizes are 1 to 64."""
-    return (block << 12) | (rank << 6) | (size - 1)
-
-
-@triton.jit
-def unpack(word):
-    return word >> 12, (word >> 6) & 63, (word & 63) + 1
-
-
-@triton.jit
 def collect(
     logits_ptr,
     maxima_ptr,
@@ -89,12 +79,13 @@ def collect(
     """List the logits in [low, high) and sum up those from `high` on, block by block.
 
     Returns how many belong to the list (more than `LIST`: it is not complete, and reading stopped),
-    and count and mass of those from `high` on.
+    and count and mass of those from `high` on. Where nothing lies that high, no sums are written,
+    and none may be read.
     """
     any_sure = key_of(row_max, SHIFT) >= high
     listed = 0
-    sure_count = tl.zeros([TILE], tl.int32)
-    sure_mass = tl.zeros([TILE], tl.int64)
+    sure_count = 0
+    sure_mass = tl.zeros([], tl.int64)
     for j in tl.range(PER_GROUP, disable_licm=True):
         blocks = list_blocks(
             blocks_ptr, maxima_ptr, group_key, low, j, num_blocks, GROUPS, PER_GROUP, SHIFT
@@ -104,15 +95,14 @@ def collect(
             offs_n, mask_n, x = load_blocks(logits_ptr, blocks_ptr, first, blocks, vocab_size, TILE)
             key = key_of(x, SHIFT)
             sure = key >= high
-            sums = tl.zeros([TILE], tl.int64)
             if any_sure:
                 block_max = tl.max(x, axis=1)
                 weights = tl.where(sure, token_weights(x, block_max[:, None], c), 0)
                 sums = tl.sum(weights.to(tl.int64), axis=1)
                 mantissa, shift = block_scale(block_max, row_max, c)
-                sure_mass += scale_sums(sums, mantissa, shift)
-                sure_count += tl.sum(sure.to(tl.int32), axis=1)
-            store_sums(sums_low_ptr, sums_high_ptr, offs_n, sums, mask_n)
+                sure_mass += tl.sum(scale_sums(sums, mantissa, shift))
+                sure_count += tl.sum(sure.to(tl.int32))
+                store_sums(sums_low_ptr, sums_high_ptr, offs_n, sums, mask_n)
 
             found = ((key >= low) & (key < high)).to(tl.int32)
             in_block = tl.sum(found, axis=1)
@@ -125,4 +115,4 @@ def collect(
             listed += tl.sum(in_block)
             first += TILE
     tl.debug_barrier()  # the list and the sums are there for all
-    return listed, tl.sum(sure_count), tl.sum(sure_mass)
+    return listed, sure_count, sure_mass

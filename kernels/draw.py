@@ -158,9 +158,9 @@ def _draw_kernel(
     SHIFT: tl.constexpr,
 ):
     pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
-    temperature = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32)
+    greedy = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32) < GREEDY_BELOW
     c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
-    top_k = of_row(top_k_ptr, pid_b, 1, BY_VALUE & 4, tl.int64)
+    top_k = of_row(top_k_ptr, pid_b, 1, BY_VALUE & 4, tl.int32)
     top_p = of_row(top_p_ptr, pid_b, 1, BY_VALUE & 8, tl.float32)
     min_p_log2 = of_row(min_p_log2_ptr, pid_b, 1, BY_VALUE & 16, tl.float32)
     logits_ptr += pid_b * logits_stride_b
@@ -172,7 +172,6 @@ def _draw_kernel(
     group_key = load_group_key(maxima_ptr, num_blocks, GROUPS, PER_GROUP, SHIFT)
     row_max = value_of(tl.max(group_key, axis=0), SHIFT)
     valid = (row_max < float("inf")) & (row_max > -float("inf"))
-    greedy = temperature < GREEDY_BELOW
     c = tl.where(greedy, LOG2_E, c)  # any: only the maximum is kept, of weight 2**30
     threshold = key_of(tl.minimum(row_max, LOWEST_FLOAT), SHIFT)  # of the lowest finite logit
     kept = 0
@@ -277,6 +276,7 @@ def _draw_kernel(
         place = pid_b * num_samples + draw
         tl.store(tokens_ptr + place, tl.where(valid, token, -1).to(tl.int64))
         if INFO:
+            temperature = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32)
             below_max = x.to(tl.float64) - row_max.to(tl.float64)
             logprob = log_probability(below_max / temperature.to(tl.float64), mass)
             logprob = tl.where(greedy, 0.0, logprob)

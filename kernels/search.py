@@ -19,7 +19,6 @@ import triton
 import triton.language as tl
 
 from ._math import block_scale, load_sums, scale_sums, store_sums, token_weights, value_of
-from .collect import unpack
 from .table import middle
 
 
@@ -28,19 +27,6 @@ def mass_needed(top_p, total):
     """`P = max(1, ceil(p * mass(K)))`, int64 (contract section 4)."""
     needed = tl.math.ceil(top_p.to(tl.float64) * total.to(tl.float64))
     return tl.maximum(needed.to(tl.int64), 1)
-
-
-@triton.jit
-def load_entries(list_ptr, listed, LIST: tl.constexpr):
-    """Keys, block numbers, first entry and number of entries of the same block; int32 [LIST].
-
-    The number is 0 beyond the list.
-    """
-    entry = tl.arange(0, LIST)
-    mask = entry < listed
-    key = tl.load(list_ptr + entry, mask=mask, other=-0x80000000)
-    offs_n, rank, size = unpack(tl.load(list_ptr + LIST + entry, mask=mask, other=0))
-    return key, offs_n, entry - rank, tl.where(mask, size, 0)
 
 
 @triton.jit
@@ -62,31 +48,21 @@ def weights_before(key, weights, start, size, LIST: tl.constexpr):
 
 
 @triton.jit
-def search_by_count(list_ptr, listed, low, high, needed, sure_count, LIST: tl.constexpr):
-    """The largest key in [low, high) that `needed` logits reach, else `low`."""
-    entry = tl.arange(0, LIST)
-    key = tl.load(list_ptr + entry, mask=entry < listed, other=-0x80000000)
-    while low + 1 < high:
-        mid = middle(low, high)
-        count = sure_count + tl.sum((key >= mid).to(tl.int32))
-        low = tl.where(count >= needed, mid, low)
-        high = tl.where(count <= needed, mid, high)  # equal: no logit is left in between
-    return low
-
-
-@triton.jit
 def search_by_mass(
-    list_ptr,  # [2, LIST] int32
+    key,  # int32 [LIST], as are the next three
+    offs_n,
+    start,
+    size,
     maxima_ptr,  # [N] of the row, as are the sums
     sums_low_ptr,
     sums_high_ptr,
-    listed,
     low,
     high,
     needed,
     top_p,
     whole,  # the list holds K, the logits from `low` up: `needed` follows from their mass
     floor,
+    sure_count,
     sure_mass,
     row_max,
     c,
@@ -97,12 +73,12 @@ def search_by_mass(
 
     `floor` raises `low`, but not what belongs to K.
     """
-    key, offs_n, start, size = load_entries(list_ptr, listed, LIST)
     mask = size > 0
     block_max = tl.load(maxima_ptr + offs_n, mask=mask, other=0.0).to(tl.float32)
     weights = token_weights(value_of(key, SHIFT), block_max, c)
     before = weights_before(key, weights, start, size, LIST)
-    before += load_sums(sums_low_ptr, sums_high_ptr, offs_n, mask)  # surely kept, all larger
+    if sure_count > 0:  # those surely kept are all larger
+        before += load_sums(sums_low_ptr, sums_high_ptr, offs_n, mask)
     mantissa, shift = block_scale(block_max, row_max, c)
     added = scale_sums(before + weights, mantissa, shift) - scale_sums(before, mantissa, shift)
     if whole:
@@ -119,27 +95,32 @@ def search_by_mass(
 
 @triton.jit
 def settle(
-    list_ptr,
+    key,  # int32 [LIST], as are the next three
+    offs_n,
+    start,
+    size,
     maxima_ptr,
     sums_low_ptr,
     sums_high_ptr,
-    listed,
     threshold,
+    sure_count,
     c,
     LIST: tl.constexpr,
     SHIFT: tl.constexpr,
 ):
-    """Add the listed weights from the key `threshold` up to the table's sums; their number."""
-    key, offs_n, start, size = load_entries(list_ptr, listed, LIST)
-    last = (size > 0) & (tl.arange(0, LIST) == start + size - 1)  # of its block
+    """Add the listed weights from the key `threshold` up to the table's; how many are kept."""
+    entry = tl.arange(0, LIST)
+    last = (size > 0) & (entry == start + size - 1)  # of its block
     block_max = tl.load(maxima_ptr + offs_n, mask=size > 0, other=0.0).to(tl.float32)
-    weights = tl.where(key >= threshold, token_weights(value_of(key, SHIFT), block_max, c), 0).to(
-        tl.int64
-    )
-    upto = tl.cumsum(weights, 0)
-    sums = upto - tl.gather(upto - weights, start, 0)
-    sums += load_sums(sums_low_ptr, sums_high_ptr, offs_n, last)
+    weights = tl.where(key >= threshold, token_weights(value_of(key, SHIFT), block_max, c), 0)
+    sums = weights.to(tl.int64)
+    for distance in tl.range(1, tl.max(size), disable_licm=True):
+        earlier = entry - distance
+        weight = tl.gather(weights, tl.where(earlier >= start, earlier, entry), 0)
+        sums += tl.where(earlier >= start, weight, 0).to(tl.int64)
+    if sure_count > 0:
+        sums += load_sums(sums_low_ptr, sums_high_ptr, offs_n, last)
     tl.debug_barrier()  # all have read the sums
     store_sums(sums_low_ptr, sums_high_ptr, offs_n, sums, last)
     tl.debug_barrier()  # and all can read them back
-    return tl.sum((key >= threshold).to(tl.int32))
+    return sure_count + tl.sum((key >= threshold).to(tl.int32))

@@ -21,9 +21,10 @@ import triton
 import triton.language as tl
 
 from ._math import BLOCK, LOWEST_FLOAT, key_of, value_of
+from .candidates import load_entries, search_by_count
 from .collect import collect
 from .narrow import narrow
-from .search import mass_needed, search_by_count, search_by_mass, settle
+from .search import mass_needed, search_by_mass, settle
 from .table import count_bound, load_group_mass, mass_bounds, middle
 
 
@@ -181,29 +182,17 @@ def select(
                         )
                         by_value = False
                 whole = high == end
+            key, offs_n, start, size = load_entries(list_ptr, listed, LIST)
             if by_mass & has_p:
                 low = search_by_mass(
-                    list_ptr,
-                    maxima_ptr,
-                    sums_low_ptr,
-                    sums_high_ptr,
-                    listed,
-                    low,
-                    high,
-                    needed,
-                    top_p,
-                    reused,
-                    floor,
-                    sure_mass,
-                    row_max,
-                    c,
-                    LIST,
-                    SHIFT,
-                )
+                    key, offs_n, start, size, maxima_ptr, sums_low_ptr, sums_high_ptr, low, high,
+                    needed, top_p, reused, floor, sure_count, sure_mass, row_max, c, LIST, SHIFT,
+                )  # fmt: skip
             elif by_mass == 0:
-                low = search_by_count(list_ptr, listed, low, high, needed, sure_count, LIST)
+                low = search_by_count(key, low, high, needed, sure_count)
             if by_mass | (has_p == 0) | (whole == 0):  # else the same list serves top-p
-                kept = sure_count + settle(
-                    list_ptr, maxima_ptr, sums_low_ptr, sums_high_ptr, listed, low, c, LIST, SHIFT
-                )
+                kept = settle(
+                    key, offs_n, start, size, maxima_ptr, sums_low_ptr, sums_high_ptr, low,
+                    sure_count, c, LIST, SHIFT,
+                )  # fmt: skip
     return low, kept

@@ -59,7 +59,7 @@ def _summarize_kernel(
     pid_s = tl.program_id(1)
     greedy = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32) < GREEDY_BELOW
     c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
-    top_k = of_row(top_k_ptr, pid_b, 1, BY_VALUE & 4, tl.int64)
+    top_k = of_row(top_k_ptr, pid_b, 1, BY_VALUE & 4, tl.int32)
     top_p = of_row(top_p_ptr, pid_b, 1, BY_VALUE & 8, tl.float32)
     min_p_log2 = of_row(min_p_log2_ptr, pid_b, 1, BY_VALUE & 16, tl.float32)
     # Needed are the masses of all blocks for top-p, and for the draw where no filter is on.

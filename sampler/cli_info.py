@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.text import Text
 
 from . import kernels, models  # type: ignore[attr-defined]  # setup.py maps the folder
-from .backends import choose_backend
 
 
 def run_info(as_json: bool) -> None:
@@ -46,10 +45,10 @@ def auto_backend() -> tuple[str, str]:
     """The backend that "auto" takes for tensors on this machine's best device, and why."""
     if not torch.cuda.is_available():
         return "torch", "no CUDA or ROCm device"
-    device = torch.device("cuda")
-    if choose_backend("auto", device) is kernels:
+    reason = kernels.unavailable(torch.device("cuda"))
+    if reason is None:
         return "triton", "for tensors on a CUDA or ROCm device (torch for those on the CPU)"
-    return "torch", str(kernels.unavailable(device))
+    return "torch", reason
 
 
 def _devices() -> list[str]:
