@@ -117,7 +117,7 @@ def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tenso
     output = logits.new_empty(logits.shape, dtype=torch.float32)
     if batch == 0:
         return output
-    nothing = torch.zeros(1, dtype=torch.int64).expand(batch)
+    nothing = torch.zeros(1, dtype=torch.int64, device="cpu").expand(batch)
     settled = _summarize_and_draw(logits, rows, Draws(nothing, nothing, nothing, 1), info=False)
     num_blocks = settled.maxima.shape[1]
     tiles, splits = _split(batch, num_blocks)
@@ -146,10 +146,10 @@ def _warp_size(device: torch.device) -> int:
 
 
 def _operand(values: torch.Tensor, logits: torch.Tensor) -> Any:
-    """A `[B]` tensor as it is; what stands on the CPU for a plain number, as that number."""
-    if values.device.type == "cpu" and (values.device != logits.device or values.stride(0) == 0):
+    """A `[B]` tensor beside the logits; what stands on the CPU for one number, as that number."""
+    if values.device.type == "cpu" and (values.stride(0) == 0 or len(values) == 1):
         return values[0].item()
-    return values
+    return values.to(logits.device)
 
 
 def _operands(rows: Rows, logits: torch.Tensor) -> list[Any]:

@@ -128,7 +128,8 @@ def mass_bounds(
         mid = middle(lower, end)
         # A token below `mid` has at most this mass: a hundredth of a bit above its own, rounded up
         # to 2**10 units, covers every rounding on the way.
-        z = tl.minimum((value_of(mid, SHIFT) - row_max) * c + 0.01, 0.01)
+        below = value_of(mid, SHIFT) * 0.5 - row_max * 0.5  # half: it may be infinite
+        z = tl.minimum(below * c * 2.0 + 0.01, 0.01)
         most = (tl.exp2(tl.maximum(z, -64.0) + 30.0).to(tl.int32) + 1).to(tl.int64) << 10
         surely = tl.maximum(best_mass, group_mass - most * (BLOCK * PER_GROUP))
         if tl.sum(tl.where(group_key >= mid, surely, 0)) >= needed:

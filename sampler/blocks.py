@@ -75,7 +75,7 @@ def block_sums(
     sums = torch.empty(maxima.shape, dtype=torch.int64, device=logits.device)
     floor = maxima.clamp(min=LOWEST)
     size = count * BLOCK * min(len(rows), max(1, CHUNK // vocab))
-    buffers = torch.empty(3, size, device=c.device)
+    buffers = torch.empty(3, size, dtype=torch.float32, device=c.device)
     wide = torch.empty(size, dtype=torch.int64, device=c.device)
     for chunk in row_chunks(len(rows), vocab):
         part = take(logits, rows[chunk])
@@ -156,7 +156,7 @@ def gather_blocks(logits: torch.Tensor, rows: Sequence[int], blocks: torch.Tenso
         (_, whole), *_ = split_blocks(logits)
         x = whole[index, blocks.clamp(max=count - 1) if rest else blocks].float()
     else:
-        x = torch.empty(*blocks.shape, BLOCK, device=logits.device)
+        x = logits.new_empty(*blocks.shape, BLOCK, dtype=torch.float32)
     if rest:
         row, slot = (blocks == count).nonzero(as_tuple=True)
         last = logits[index[row, 0], count * BLOCK :].float()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import functional
+from .draws import check_num_samples, signed_word
 from .output import SampleOutput
 from .params import PARAMETERS, Parameter, SamplingParams
 
@@ -32,34 +33,37 @@ def sample(
     validate: bool,
 ) -> torch.Tensor | SampleOutput:
     """`functional.sample` as one operator of a graph."""
+    if generator is not None:
+        raise ValueError("generator cannot be used inside torch.compile; pass seed.")
+    check_num_samples(num_samples)
     if seed is None:  # drawn in the graph: two calls must not become one
-        seed = torch.randint(2**63 - 1, (), generator=generator)
-    draws = (*_apart(seed), *_apart(step), num_samples)
-    output = _sample(logits, *_lists(parameters), *draws, backend, return_info, validate)
+        seed = torch.randint(2**63 - 1, (), device="cpu")
+    draws = (*_apart("seed", seed), *_apart("step", step, lowest=0), num_samples)
+    output = _sample(logits.detach(), *_lists(parameters), *draws, backend, return_info, validate)
     return SampleOutput(*output) if return_info else output[0]
 
 
 def softmax(logits: torch.Tensor, temperature: Parameter, backend: str) -> torch.Tensor:
     """`functional.softmax` as one operator of a graph."""
-    return _softmax(logits, *_lists((temperature,)), backend)
+    return _softmax(logits.detach(), *_lists((temperature,)), backend)
 
 
 def mask_logits(logits: torch.Tensor, *parameters: Parameter, backend: str) -> torch.Tensor:
     """`functional.mask_logits` as one operator of a graph."""
-    return _mask_logits(logits, *_lists(parameters), backend)
+    return _mask_logits(logits.detach(), *_lists(parameters), backend)
 
 
-def _apart(value: Any) -> tuple[torch.Tensor | None, int]:
+def _apart(name: str, value: Any, lowest: int = -(2**63)) -> tuple[torch.Tensor | None, int]:
     if isinstance(value, torch.Tensor):
         return value, 0
-    return None, value - 2**64 if value >= 2**63 else value  # its 64 bits, signed
+    return None, signed_word(name, value, lowest)
 
 
 def _lists(parameters: tuple[Parameter, ...]) -> tuple[list[torch.Tensor | None], list[float]]:
     tensors = [value if isinstance(value, torch.Tensor) else None for value in parameters]
     off = (getattr(SamplingParams, name) for name in PARAMETERS)
     numbers = [
-        float(default if value is None or isinstance(value, torch.Tensor) else value)
+        float(default if value is None or isinstance(value, torch.Tensor) else min(value, 2**63))
         for value, default in zip(parameters, off, strict=False)
     ]
     return tensors, numbers
@@ -97,7 +101,7 @@ def _sample(
         logits,
         **_parameters(tensors, numbers),  # type: ignore[arg-type]
         seed=seed_number if seed is None else seed,
-        step=step_number if step is None else step,
+        step=step_number % 2**64 if step is None else step,
         num_samples=num_samples,
         backend=backend,
         return_info=info,

@@ -47,7 +47,8 @@ class Draws(NamedTuple):
                         for draw in range(self.num_samples)
                     ]
                     for seed, step, stream, row_mass in zip(*columns, strict=True)
-                ]
+                ],
+                device="cpu",
             )
         draw = torch.arange(self.num_samples, device=mass.device)
         words = (_shared(self.seed), _shared(self.step), self._streams()[:, None], draw)
@@ -83,12 +84,9 @@ def resolve_draws(
     One seed for the batch gives row b the stream b; a seed a row gives each the stream 0, so that a
     request draws the same tokens in any slot of any batch.
     """
-    if not _is_integer(num_samples):
-        raise TypeError(f"num_samples must be an integer, got {num_samples!r}.")
+    check_num_samples(num_samples)
     if not (generator is None or isinstance(generator, torch.Generator)):
         raise TypeError(f"generator must be a torch.Generator, got {generator!r}.")
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
     if generator is not None and seed is not None:
         raise ValueError("seed and generator were both given; pass one of them.")
     if generator is not None and generator.device.type != "cpu":
@@ -96,12 +94,12 @@ def resolve_draws(
             f"generator lives on {generator.device}; pass a CPU generator, as torch.Generator() is."
         )
     if seed is None:
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     shared = not isinstance(seed, torch.Tensor) or seed.dim() == 0
     return Draws(
         _int64("seed", seed, batch, device),
         _int64("step", step, batch, device, lowest=0, validate=validate),
-        None if shared else torch.zeros(1, dtype=torch.int64).expand(batch),
+        None if shared else torch.zeros(1, dtype=torch.int64, device="cpu").expand(batch),
         num_samples,
     )
 
@@ -111,6 +109,24 @@ def seed_tensor(seed: int | torch.Tensor) -> torch.Tensor:
     if isinstance(seed, torch.Tensor) and seed.dim() == 1:
         return _int64("seed", seed, len(seed), seed.device)
     return _int64("seed", seed, 1, torch.device("cpu"))[0]
+
+
+def signed_word(name: str, value: int, lowest: int = -(2**63)) -> int:
+    """A number as a signed 64-bit word, checked; from 2**63 on it wraps, as its bits do."""
+    if not _is_integer(value):
+        raise TypeError(f"{name} must be an integer or an int64 [B] tensor, got {value!r}.")
+    if not lowest <= value < 2**64:
+        limits = f"from {lowest} to {2**64 - 1}"
+        raise ValueError(f"{name} is {value}; it must fit 64 bits, {limits}.")
+    return int(value) - 2**64 if value >= 2**63 else int(value)
+
+
+def check_num_samples(num_samples: int) -> None:
+    """Raise where this is not a number of draws."""
+    if not _is_integer(num_samples):
+        raise TypeError(f"num_samples must be an integer, got {num_samples!r}.")
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
 
 
 def _is_integer(value: object) -> bool:
@@ -125,18 +141,10 @@ def _int64(
     lowest: int = -(2**63),
     validate: bool = False,
 ) -> torch.Tensor:
-    """`value` as 64-bit words [B], a number's on the CPU, as in `Rows`.
-
-    An integer from 2**63 on wraps, as its bits do.
-    """
+    """`value` as 64-bit words [B], a number's on the CPU, as in `Rows`."""
     if not isinstance(value, torch.Tensor):
-        if not _is_integer(value):
-            raise TypeError(f"{name} must be an integer or an int64 [B] tensor, got {value!r}.")
-        if not lowest <= value < 2**64:
-            limits = f"from {lowest} to {2**64 - 1}"
-            raise ValueError(f"{name} is {value}; it must fit 64 bits, {limits}.")
-        signed = int(value) - 2**64 if value >= 2**63 else int(value)
-        return torch.full((1,), signed, dtype=torch.int64).expand(batch)
+        word = signed_word(name, value, lowest)
+        return torch.full((1,), word, dtype=torch.int64, device="cpu").expand(batch)
     if value.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")
     if value.shape not in ((), (batch,)):

@@ -74,7 +74,7 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
         if kind in KINDS:
             for part, shortlist in shortlists(kind, group):
                 threshold[list(part.numbers)] = shortlist.threshold()
-    output = torch.empty(logits.shape, device=logits.device)
+    output = logits.new_empty(logits.shape, dtype=torch.float32)
     for chunk in row_chunks(*logits.shape):
         torch.div(logits[chunk], temperature[chunk, None], out=output[chunk])
         output[chunk].masked_fill_(logits[chunk] < threshold[chunk, None], -torch.inf)
@@ -87,7 +87,7 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
 def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
     rows = rows.to(logits.device)
-    output = torch.empty(logits.shape, device=logits.device)
+    output = logits.new_empty(logits.shape, dtype=torch.float32)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
     for chunk in row_chunks(*logits.shape):
         x = logits[chunk]
@@ -148,8 +148,8 @@ def _together(parts: list[Part]) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     """Tokens, masses and kept counts of the whole batch."""
     if len(parts) == 1:
         return parts[0][1:]
-    places = torch.tensor([number for part in parts for number in part.numbers])
-    order = places.argsort().to(parts[0].tokens.device)
+    device = parts[0].tokens.device
+    order = torch.tensor([n for part in parts for n in part.numbers], device=device).argsort()
     tokens = torch.cat([part.tokens for part in parts])[order]
     mass = torch.cat([part.mass for part in parts])[order]
     kept = [part.kept for part in parts if part.kept is not None]

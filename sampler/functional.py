@@ -174,7 +174,7 @@ def _check_capture(
 def _nothing(draws: Draws) -> SampleOutput:
     """The output for a batch without rows."""
     tokens = torch.empty(0, draws.num_samples, dtype=torch.int64, device=draws.seed.device)
-    return SampleOutput(tokens, tokens.float(), tokens.float(), tokens[:, 0])
+    return SampleOutput(tokens, tokens.float(), tokens.float(), tokens.new_empty(0))
 
 
 _MEND = "mend the model's output, or forbid tokens with -inf and leave at least one"

@@ -37,7 +37,7 @@ class SamplingParams:
         for name in PARAMETERS:
             value = getattr(self, name)
             if value is not None and not isinstance(value, torch.Tensor):
-                _check_number(name, value)
+                check_number(name, value)
 
 
 PARAMETERS = tuple(field.name for field in fields(SamplingParams))
@@ -85,7 +85,10 @@ def resolve_rows(
     batch, vocab = logits.shape
     values = temperature, top_k, top_p, min_p
     if all(value is None or isinstance(value, (int, float)) for value in values):
-        return _scalar_rows(*values, batch, vocab)  # type: ignore[arg-type]
+        rows = _scalar_rows(*values, batch, vocab)  # type: ignore[arg-type]
+        if type(rows.c) is not torch.Tensor:  # of a mode for fake tensors: not to be kept
+            _scalar_rows.cache_clear()
+        return rows
     params = SamplingParams(*values)
     for name in PARAMETERS:
         value = getattr(params, name)
@@ -113,7 +116,7 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
         dtype = torch.int64 if isinstance(off, int) else torch.float32
         if not isinstance(value, torch.Tensor):
             value = min(off if value is None else value, highest)  # may be beyond the dtype
-            return torch.full((1,), type(off)(value), dtype=dtype)
+            return torch.full((1,), type(off)(value), dtype=dtype, device="cpu")
         value = value.detach().to(device=device, dtype=dtype).reshape(-1)
         return value.nan_to_num(nan=off).clamp(0, highest)  # matters to unchecked values only
 
@@ -136,7 +139,8 @@ _RULES = {  # name: (lower bound, upper bound, what a user should do)
 _FP32_MAX = torch.finfo(torch.float32).max
 
 
-def _check_number(name: str, value: object, where: str = "") -> None:
+def check_number(name: str, value: object, where: str = "") -> None:
+    """Raise where a number is of the wrong kind or out of range for this parameter."""
     lower, upper, remedy = _RULES[name]
     kind = numbers.Integral if name == "top_k" else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
@@ -165,4 +169,4 @@ def _check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) ->
             good &= words <= _FP32_MAX
         if not good.all():
             row = int((~good).nonzero()[0])
-            _check_number(name, words[row].item(), where=f" in row {row}")
+            check_number(name, words[row].item(), where=f" in row {row}")

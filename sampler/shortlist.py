@@ -108,7 +108,9 @@ class Shortlist:
             least = max(1, ceil(share * upto[-1])) if needed is None else needed[row]
             thresholds.append([x[order[min(bisect_left(upto, least), len(x) - 1)]]])
             enough.append(upto[-1] >= least)
-        return torch.tensor(thresholds), torch.tensor(enough)
+        device = self.ids.device
+        threshold = torch.tensor(thresholds, dtype=torch.float32, device=device)
+        return threshold, torch.tensor(enough, device=device)
 
     def _draw_from_few(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """`draw` in Python integers."""
@@ -116,12 +118,12 @@ class Shortlist:
             list(accumulate(_added_masses(columns, range(self.x.shape[-1]))))
             for columns in self._columns()
         ]
-        mass = torch.tensor([upto[-1] for upto in sums])
+        mass = torch.tensor([upto[-1] for upto in sums], device=self.ids.device)
         numbers = draws.below(mass).tolist()
         slots = [
             [bisect_right(upto, r) for r in own] for upto, own in zip(sums, numbers, strict=True)
         ]
-        return self.ids.gather(-1, torch.tensor(slots)), mass
+        return self.ids.gather(-1, torch.tensor(slots, device=self.ids.device)), mass
 
     def _columns(self) -> Iterable[Columns]:
         tensors = self.weights, self.block, *self.scale

@@ -50,6 +50,15 @@ def test_the_cpu_draws_the_same():
         assert torch.equal(kept.cpu(), mask_logits(logits, **params))
 
 
+def test_one_element_stands_for_all_rows():
+    logits = torch.randn(5, 1000, device=GPU)
+    words = torch.tensor([3, 7], device=GPU)  # a wrong stride would read the other
+    numbers = torch.tensor([0.9, 0.0], device=GPU)
+    params = {"temperature": numbers[0], "top_p": numbers[:1], "min_p": numbers[1]}
+    here = sample(logits, **params, seed=words[1], step=words[0])
+    assert torch.equal(here, sample(logits, 0.9, top_p=0.9, seed=7, step=3))
+
+
 @pytest.mark.parametrize("params", PARAMS, ids=str)
 def test_every_replay_of_a_graph_draws_anew(params):
     logits = torch.randn(4, 32_000, device=GPU)

@@ -142,6 +142,28 @@ def test_tokens_can_be_used_in_training():
     assert embedding.weight.grad is not None
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_default_device_and_dtype_do_not_matter(backend):
+    """What a call makes for itself stands where it needs it, and is not kept from elsewhere."""
+    logits, seeds = torch.randn(2, 100), torch.tensor([3, 4])
+    params = {"temperature": 0.875, "top_k": 9, "backend": backend}
+    before = sample(logits, **params, seed=seeds, return_info=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            after = sample(logits, **params, seed=seeds, return_info=True)
+            fresh = sample(logits, **params | {"top_p": 0.8125}, seed=seeds)
+            probabilities = softmax(logits, 0.8125, backend)
+            masked = mask_logits(logits, 0.8125, backend=backend)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(fresh, sample(logits, **params | {"top_p": 0.8125}, seed=seeds))
+    assert torch.equal(probabilities, softmax(logits, 0.8125, backend))
+    assert torch.equal(masked, mask_logits(logits, 0.8125, backend=backend))
+
+
 def test_a_sampler_made_in_inference_mode_works_outside_it():
     with torch.inference_mode():
         sampler = FusedSampler(seed=1)

@@ -96,6 +96,21 @@ def test_operators_of_whole_rows_keep_their_promises(backend):
         assert set(opcheck(operator.default, arguments).values()) == {"SUCCESS"}
 
 
+def test_no_rows_in_a_compiled_function():
+    output = compiled(lambda logits: sample(logits, return_info=True))(LOGITS[:0])
+    assert [len(value) for value in output] == [0] * 4
+
+
+def test_a_step_beyond_63_bits():
+    draw = compiled(lambda logits: sample(logits, seed=1, step=2**64 - 1))
+    assert torch.equal(draw(LOGITS), sample(LOGITS, seed=1, step=2**64 - 1))
+
+
+def test_no_gradient_flows():
+    logits = LOGITS.clone().requires_grad_()
+    assert not compiled(lambda x: softmax(x, 0.7))(logits).requires_grad
+
+
 class Recorder(TorchDispatchMode):
     """What is dispatched for tensors on the GPU, allocations and views apart."""
 
