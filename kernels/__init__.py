@@ -8,8 +8,9 @@
    - A filter's threshold, exactly (`select.py`): the table says between which values it lies
      (`table.py`); the few blocks that reach the lower one are read again, and what lies between
      goes to a list (`collect.py`, `candidates.py`); too much for it is narrowed down first
-     (`narrow.py`); a bisection of the list ends it (`search.py`). Top-k: 64 k / V of a plane. Top-p on real logits
-     at T <= 1: on average 0.2 to 1.2 planes. Min-p alone: the blocks it keeps something of.
+     (`narrow.py`); a bisection of the list ends it (`search.py`). Top-k: 64 k / V of a plane. Top-p
+     on real logits at T <= 1: on average 0.2 to 1.2 planes. Min-p alone: the blocks it keeps
+     something of.
    - The draw: a prefix sum over the masses of what is kept finds the block, and 64 logits are read
      again to find the token in it.
 3. `write.py` - for `softmax` and `mask_logits` alone, which return whole rows: 1 plane written.
