@@ -3,7 +3,7 @@
 An entry is a key, and a word with the number of its block, its rank among the block's entries, and
 how many these are. A block's entries lie side by side.
 
-Traffic: 8 bytes an entry for what reads both; 4 for a search by count.
+Traffic: 8 bytes an entry, written once and read once for each search.
 Races: threads of one program read what others of it wrote; who writes puts barriers around.
 """
 

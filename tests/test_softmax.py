@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from common import logits_of, real_logits
+from common import DEVICE, logits_of, real_logits
 
 from fused_sampler import mask_logits, softmax
+
+BACKENDS = pytest.mark.parametrize("backend", ["torch", "triton"])
 
 
 @pytest.mark.parametrize("kind", ["random", "flat", "forbidden", "descending", "one-hot", "real"])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_error_is_no_larger_than_pytorchs_own(kind, temperature, dtype):
-    x = (real_logits()[:3] if kind == "real" else logits_of(kind, 3, 3000)).to(dtype)
+@BACKENDS
+def test_error_is_no_larger_than_pytorchs_own(backend, kind, temperature, dtype):
+    x = (real_logits()[:3] if kind == "real" else logits_of(kind, 3, 3000)).to(DEVICE, dtype)
     exact = (x.double() / temperature).softmax(-1)
-    ours = (softmax(x, temperature).double() - exact).abs().max()
+    ours = (softmax(x, temperature, backend).double() - exact).abs().max()
     theirs = ((x.float() / temperature).softmax(-1).double() - exact).abs().max()
     assert ours <= theirs + 1e-6
 
@@ -31,18 +34,21 @@ def test_two_tokens_at_three_temperatures():
         assert [round(p, 4) for p in probabilities.tolist()] == expected
 
 
-def test_differences_beyond_fp32_do_not_overflow():
-    x = torch.tensor([[3e38, -3e38, 3e38]])
-    assert softmax(x, 0.01).tolist() == [[0.5, 0.0, 0.5]]
+@BACKENDS
+def test_differences_beyond_fp32_do_not_overflow(backend):
+    x = torch.tensor([[3e38, -3e38, 3e38]], device=DEVICE)
+    assert softmax(x, 0.01, backend).tolist() == [[0.5, 0.0, 0.5]]
 
 
-def test_greedy_rows_are_one_hot():
-    x = torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0]])
-    cold = torch.tensor([0.0, 1.0])
-    assert softmax(x, cold)[0].tolist() == [0.0, 1.0, 0.0]
-    assert softmax(x, cold)[1].tolist() == softmax(x)[0].tolist()
-    assert mask_logits(x, cold)[0].tolist() == [-torch.inf, 3.0, -torch.inf]
-    assert mask_logits(x, cold)[1].tolist() == x[1].tolist()
+@BACKENDS
+def test_greedy_rows_are_one_hot(backend):
+    x = torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0]], device=DEVICE)
+    cold = torch.tensor([0.0, 1.0], device=DEVICE)
+    assert softmax(x, cold, backend)[0].tolist() == [0.0, 1.0, 0.0]
+    assert softmax(x, cold, backend)[1].tolist() == softmax(x, backend=backend)[0].tolist()
+    masked = mask_logits(x, cold, backend=backend)
+    assert masked[0].tolist() == [-torch.inf, 3.0, -torch.inf]
+    assert masked[1].tolist() == x[1].tolist()
 
 
 def test_masked_logits_are_divided_by_the_temperature():
