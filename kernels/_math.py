@@ -85,7 +85,8 @@ def block_scale(block_max, row_max, c):
     """
     z = (block_max - row_max) * c
     p, n = exp2_parts(tl.maximum(z, -50.0))
-    mantissa = (p * 16777216.0).to(tl.int32).to(tl.int64)  # int32 first: see the module's test
+    # By way of int32: fp32 to int64 is expanded into fused multiply-adds on AMD.
+    mantissa = (p * 16777216.0).to(tl.int32).to(tl.int64)
     return mantissa, tl.minimum(14 - n, 63).to(tl.int64)
 
 
