@@ -25,7 +25,9 @@ class Draws(NamedTuple):
     num_samples: int
 
     def to(self, device: torch.device) -> Draws:
-        """All of them beside logits on `device`."""
+        """All of them beside logits on `device`; on the CPU they are there already."""
+        if device.type == "cpu":
+            return self
         seed, step, stream = self.seed.to(device), self.step.to(device), self._streams().to(device)
         return Draws(seed, step, stream, self.num_samples)
 

@@ -61,7 +61,9 @@ class Rows(NamedTuple):
         return self.temperature < GREEDY_BELOW
 
     def to(self, device: torch.device) -> Rows:
-        """All of them beside logits on `device`."""
+        """All of them beside logits on `device`; on the CPU they are there already."""
+        if device.type == "cpu":
+            return self
         return Rows(*(value.to(device) for value in self))
 
     def select(self, index: Any) -> Rows:
