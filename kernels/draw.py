@@ -34,7 +34,7 @@ from ._math import (
     widen,
 )
 from .select import select
-from .table import load_group_key, load_group_mass
+from .table import load_block_key, load_group_key, load_group_mass
 
 
 @triton.jit
@@ -77,10 +77,10 @@ def block_of(
         found = block < 0
         for j in range(PER_GROUP):
             n = group * PER_GROUP + j
-            block_max = widen(tl.load(maxima_ptr + n, mask=n < num_blocks, other=-float("inf")))
-            reach = key_of(block_max, SHIFT) >= threshold
+            block_key = load_block_key(maxima_ptr, n, num_blocks, SHIFT)
+            reach = block_key >= threshold
             sums = load_sums(sums_low_ptr, sums_high_ptr, n, (n < num_blocks) & reach)
-            mantissa, shift = block_scale(block_max, row_max, c)
+            mantissa, shift = block_scale(value_of(block_key, SHIFT), row_max, c)
             mass = scale_sums(sums, mantissa, shift)
             if greedy:
                 mass = reach.to(tl.int64)

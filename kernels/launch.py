@@ -56,6 +56,7 @@ class _Settled(NamedTuple):
     """What the two launches leave."""
 
     output: SampleOutput
+    params: list[Any]  # as the kernels take them
     maxima: torch.Tensor  # [B, N] like logits
     row_max: torch.Tensor  # [B] fp32; NaN for an invalid row
     thresholds: torch.Tensor  # [B] fp32
@@ -108,7 +109,7 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
             num_warps=SIZES.draw_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
     output = SampleOutput(tokens, logprobs, raw_logprobs, kept) if info else SampleOutput(tokens)
-    return _Settled(output, maxima, row_max, thresholds, masses)
+    return _Settled(output, params, maxima, row_max, thresholds, masses)
 
 
 def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tensor:
@@ -121,10 +122,10 @@ def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tenso
     settled = _summarize_and_draw(logits, rows, Draws(nothing, nothing, nothing, 1), info=False)
     num_blocks = settled.maxima.shape[1]
     tiles, splits = _split(batch, num_blocks)
-    temperature, c, *_ = _operands(rows, logits)
+    temperature, c, *_ = settled.params
     with torch.cuda.device_of(logits):
         _write_kernel[(batch, splits)](
-            logits, temperature, c, *settled[1:], settled.output.tokens, output,
+            logits, temperature, c, *settled[2:], settled.output.tokens, output,
             logits.stride(0), vocab, num_blocks, tiles,
             BY_VALUE=_by_value(temperature, c), ROWS=SIZES.rows, PROBABILITIES=probabilities,
             num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,

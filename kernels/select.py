@@ -91,13 +91,13 @@ def select(
         if (has_k & (by_mass == 0)) | (by_mass & (has_p | (has_k == 0))):
             high = end
             needed = top_k.to(tl.int64)
-            crowded = low + 1 < high
+            count = 0  # of the logits in question, as far as it is known
             if by_mass == 0:
                 if has_p == 0:
                     low = floor
                 bound = count_bound(group_key, low, high, top_k)
                 within = tl.sum((group_key >= bound).to(tl.int32)) * PER_GROUP * BLOCK
-                crowded = (bound == low) & (within > LIST)
+                count = tl.where((bound == low) & (within > LIST), LIST + 1, 0)
                 low = bound
             elif has_p == 0:
                 low = floor
@@ -128,9 +128,7 @@ def select(
                     PER_GROUP,
                     SHIFT,
                 )
-                crowded = low > high
             if reused == 0:
-                count = tl.where(crowded, LIST + 1, 0)
                 by_value = True
                 listed = LIST + 1
                 while listed > LIST:

@@ -1,7 +1,7 @@
 """What the block table says about a row before any logit is read again (device functions).
 
 The table is looked at through at most `GROUPS` groups of consecutive blocks, which fit registers;
-up to V = 262,144 a group is one block. A group's key is that of its largest logit.
+up to V = 131,072 a group is one block. A group's key is that of its largest logit.
 
     top-k:  k groups hold a logit each that reaches the k-th largest group key, so that key is a
             lower bound of the k-th largest logit, and a tight one.
