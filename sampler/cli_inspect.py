@@ -68,16 +68,33 @@ def run_inspect(request: Request, top: int, as_json: bool) -> None:
 def inspect_prompt(loaded: LoadedModel, request: Request, top: int) -> Inspection:
     """What `generate` would draw its first token from, and which token the seed draws."""
     inputs = encode_prompt(loaded, request.prompt, new_tokens=1)
-    with torch.inference_mode(), quiet_transformers():
-        logits = loaded.model(**inputs).logits[0, -1].float()  # [V]
+    logits = next_logits(loaded, inputs)
+    return inspect_logits(loaded, request, logits, inputs["input_ids"].shape[1], top)
 
+
+def next_logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What the model says of the token after `inputs`, fp32 [V]."""
+    with torch.inference_mode(), quiet_transformers():
+        return loaded.model(**inputs).logits[0, -1].float()
+
+
+def inspect_logits(
+    loaded: LoadedModel,
+    request: Request,
+    logits: torch.Tensor,
+    prompt_tokens: int,
+    top: int,
+    step: int = 0,
+) -> Inspection:
+    """The table of logits [V]; `step` counts the tokens since the prompt, as in `generate`."""
     sampling: dict[str, Any] = request.sampling
     probabilities = softmax(logits, request.temperature).double()
     kept = mask_logits(logits, **sampling) > -math.inf
     drawn_id = drawn_probability = None
     if request.greedy or request.seed is not None:
+        seed = request.seed or 0
         draw = cast(
-            SampleOutput, sample(logits, **sampling, seed=request.seed or 0, return_info=True)
+            SampleOutput, sample(logits, **sampling, seed=seed, step=step, return_info=True)
         )
         drawn_id, drawn_probability = int(draw.tokens), math.exp(cast(float, draw.logprobs))
 
@@ -108,7 +125,7 @@ def inspect_prompt(loaded: LoadedModel, request: Request, top: int) -> Inspectio
     return Inspection(
         model=loaded.name,
         prompt=request.prompt,
-        prompt_tokens=inputs["input_ids"].shape[1],
+        prompt_tokens=prompt_tokens,
         **sampling,
         seed=request.seed,
         vocabulary=len(logits),
@@ -144,7 +161,7 @@ def _table(inspection: Inspection) -> Table:
         previous = row.rank
         table.add_row(
             str(row.rank),
-            Text(_spelling(row)),
+            Text(spelling(row)),
             str(row.id),
             _number(row.logit),
             _number(row.scaled_logit),
@@ -165,13 +182,13 @@ def _summary(inspection: Inspection) -> list[str]:
         row = next(row for row in inspection.tokens if row.drawn)
         how = "greedy" if inspection.seed is None else f"seed {inspection.seed}"
         lines.append(
-            f"{how}: draws {_spelling(row)}, rank {row.rank}, "
+            f"{how}: draws {spelling(row)}, rank {row.rank}, "
             f"probability {_share(inspection.drawn_probability or 0.0)} among the kept"
         )
     return lines
 
 
-def _spelling(row: Candidate) -> str:
+def spelling(row: Candidate) -> str:
     """The token in quotes with spaces visible; in <> as the vocabulary spells it if no text."""
     whole = row.token and "\ufffd" not in row.token
     return repr(row.token) if whole else f"<{row.piece or row.id}>"
