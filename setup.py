@@ -21,6 +21,7 @@ DEV = [
     *BENCH,
     "pytest>=8",
     "pytest-xdist>=3",
+    "pytest-benchmark>=5",
     "hypothesis>=6",
     "scipy>=1.11",
     "ruff>=0.6",
@@ -30,6 +31,7 @@ DEV = [
 setup(
     packages=[*PACKAGES, "fused_sampler.benchmarks.peers"],
     package_dir=PACKAGES,
+    package_data={"fused_sampler.benchmarks": ["*.json"]},
     install_requires=["torch>=2.6", 'triton>=3.4; platform_system == "Linux"'],
     extras_require={
         "hf": HF,

@@ -7,7 +7,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels run on NumPy
 
 if "TRITON_INTERPRET" in os.environ:
-    from interpreter import quicken
+    from fused_sampler.benchmarks.interpreter import quicken
 
     quicken()
 

@@ -22,8 +22,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import triton
 import triton.language as tl
 from torch.utils._python_dispatch import TorchDispatchMode
-from traffic import Traffic, count_traffic
 from triton.runtime.interpreter import InterpretedFunction
+
+from fused_sampler.benchmarks.counter import Traffic, count_traffic
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of infinities
 launch = load_backend("triton")
