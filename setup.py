@@ -24,6 +24,7 @@ DEV = [
     "pytest-benchmark>=5",
     "hypothesis>=6",
     "scipy>=1.11",
+    "selenium>=4.20",
     "ruff>=0.6",
     "mypy>=1.10",
 ]
@@ -31,7 +32,7 @@ DEV = [
 setup(
     packages=[*PACKAGES, "fused_sampler.benchmarks.peers"],
     package_dir=PACKAGES,
-    package_data={"fused_sampler.benchmarks": ["*.json"]},
+    package_data={"fused_sampler": ["web/*"], "fused_sampler.benchmarks": ["*.json"]},
     install_requires=["torch>=2.6", 'triton>=3.4; platform_system == "Linux"'],
     extras_require={
         "hf": HF,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import version
 from math import inf, nan
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -183,6 +184,52 @@ def inspect(
 
     request = Request(prompt, model, temperature, top_k, top_p, min_p, seed)
     run_inspect(request, top, as_json)
+
+
+@app.command()
+def explore(
+    prompt: Prompt = "The sky is",
+    model: Model = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Annotated[
+        int,
+        _sampling("SEED", _seed, "The seed that the page starts with; the same draws the same."),
+    ] = 0,
+    port: Annotated[
+        int,
+        typer.Option(
+            metavar="PORT",
+            parser=_number(int, "a port from 0 to 65535", 0, 65535),
+            help="Where to serve the page on this machine; 0 is any port that is free.",
+        ),
+    ] = 0,
+    browser: Annotated[
+        bool, typer.Option(help="Open the page, where there is a display to open it on.")
+    ] = True,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the page to this file instead, for temperatures computed beforehand.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Open a page that shows how the next token is chosen: logits, filters, and the draw.
+
+    The page is served to this machine alone until Ctrl-C.
+    """
+    from .cli_explore import run_explore, run_export
+    from .cli_request import Request
+
+    request = Request(prompt, model, temperature, top_k, top_p, min_p, seed)
+    if export is None:
+        run_explore(request, port, browser)
+    else:
+        run_export(request, export)
 
 
 @app.command()
