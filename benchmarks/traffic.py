@@ -1,68 +1,103 @@
-"""Planes that the GPU kernels read and write, counted in Triton's interpreter: a Markdown table.
+"""Planes that the GPU kernels read and write, counted in Triton's interpreter: `planes.json`.
 
-    python benchmarks/traffic.py
+    python -m fused_sampler.benchmarks.traffic
 
 A plane is all logits, read or written once in their own dtype; here fp32. All bytes count, those of
-scratch memory too, averaged over the rows. Nothing is timed, and no GPU is needed.
+scratch memory too, averaged over the rows. Nothing is timed, and no GPU is needed. `planes.json`
+holds what was counted of this sampler, and by hand what is known of others, each with its source.
+The command counts anew in some two minutes, and prints what it counted as a Markdown table.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # logits, and the counter
+from .cases import CASES, REAL_VOCAB, make_logits, row_params
 
-import numpy as np
-from common import logits_of, real_logits
-from interpreter import quicken
-from rich.console import Console
-from rich.progress import track
-from traffic import count_traffic
-
-from fused_sampler.draws import resolve_draws
-from fused_sampler.kernels import launch
-from fused_sampler.params import resolve_rows
-
-CASES = {
-    "greedy": {"temperature": 0.0},
-    "temperature 0.8": {"temperature": 0.8},
-    "min-p 0.05": {"min_p": 0.05},
-    "top-k 50": {"top_k": 50},
-    "top-k 50 + top-p 0.9": {"top_k": 50, "top_p": 0.9},
-    "top-k 1000": {"top_k": 1000},
-    "top-p 0.9, temperature 0.8": {"top_p": 0.9, "temperature": 0.8},
-    "top-p 0.9": {"top_p": 0.9},
-    "top-p 0.95, temperature 1.4": {"top_p": 0.95, "temperature": 1.4},
-    "softmax": {"temperature": 0.8},
-    "mask_logits, top-k 50": {"top_k": 50},
+PLANES = Path(__file__).with_name("planes.json")
+OURS = "fused-sampler"
+COUNTED: dict[str, tuple[str, dict[str, Any]]] = {  # the function, and its arguments
+    **{case: ("sample", params) for case, params in CASES.items()},
+    "top-p 0.9 at temperature 0.8": ("sample", {"temperature": 0.8, "top_p": 0.9}),
+    "softmax": ("softmax", {"temperature": 0.8}),
+    "mask_logits, top-k 50": ("mask_logits", {"top_k": 50}),
 }
+LOGITS = {"random": (4, 128_256), "real": (20, REAL_VOCAB)}  # rows, vocabulary
 
 
-def main() -> None:
+def read_planes() -> list[dict[str, Any]]:
+    """The rows of `planes.json`, ours first.
+
+    Each holds `sampler`, `case`, `logits` (their kind), `planes` [least, most] moved by a call,
+    `launches`, `source`, and `reads` and `writes` in planes where they are known apart.
+    """
+    stored = json.loads(PLANES.read_text())
+    return stored["counted"] + stored["others"]
+
+
+def count(case: str, kind: str) -> dict[str, Any]:
+    """A row of `planes.json`: what one call moves and launches, on average over its rows.
+
+    TRITON_INTERPRET=1 has to be set before anything imports Triton.
+    """
+    import fused_sampler
+
+    from .counter import count_traffic
+
+    rows, vocab = LOGITS[kind]
+    x = make_logits(kind, rows, vocab)
+    function, params = COUNTED[case]
+    if case in CASES:
+        params = row_params(case, rows)
+    with count_traffic(x) as traffic:
+        getattr(fused_sampler, function)(x, **params, backend="triton")
+    reads, writes = round(traffic.reads, 3), round(traffic.writes, 3)
+    return {
+        "sampler": OURS,
+        "case": case,
+        "logits": kind,
+        "planes": [round(reads + writes, 3)] * 2,
+        "reads": reads,
+        "writes": writes,
+        "launches": sum(traffic.launches.values()),
+        "source": "counted in Triton's interpreter",
+    }
+
+
+def table(counted: list[dict[str, Any]]) -> str:
+    """The counted rows in Markdown."""
+    heads = [f"{kind}, V={vocab:,}" for kind, (_, vocab) in LOGITS.items()]
+    lines = ["| reads + writes | launches | " + " | ".join(heads) + " |", "|---|---|---|---|"]
+    for case in COUNTED:
+        rows = [row for row in counted if row["case"] == case]
+        cells = [f"{row['reads']:.2f} + {row['writes']:.2f}" for row in rows]
+        lines.append(f"| {case} | {rows[0]['launches']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    os.environ["TRITON_INTERPRET"] = "1"
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import track
+
+    from .interpreter import quicken
+
     quicken()
     np.seterr(all="ignore")  # infinities are part of the arithmetic
-    logits = {"random": logits_of("random", 1, 128_256), "real": real_logits().float()}
-    lines = []
-    for case, params in track(CASES.items(), "counting", console=Console(stderr=True)):
-        cells = []
-        for x in logits.values():
-            rows = resolve_rows(x, **params)
-            with count_traffic(x) as traffic:
-                name = case.split(",")[0]
-                if name in ("softmax", "mask_logits"):
-                    getattr(launch, name)(x, rows)
-                else:
-                    launch.sample(x, rows, resolve_draws(0, 0, 1, None, len(x), x.device), False)
-            cells.append(f"{traffic.reads:.2f} + {traffic.writes:.2f}")
-        launches = sum(traffic.launches.values())
-        lines.append(f"| {case} | {launches} | {' | '.join(cells)} |")
-    heads = (f"{name}, V={x.shape[1]:,}" for name, x in logits.items())
-    print(f"| reads + writes | launches | {' | '.join(heads)} |", "|---|---|---|---|", sep="\n")
-    print("\n".join(lines))
+    cells = [(case, kind) for case in COUNTED for kind in LOGITS]
+    console = Console(stderr=True)
+    counted = [count(*cell) for cell in track(cells, "counting", console=console)]
+    others = json.loads(PLANES.read_text())["others"]
+    PLANES.write_text(json.dumps({"counted": counted, "others": others}, indent=1) + "\n")
+    print(table(counted))
+    print(f"written: {PLANES.name}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
