@@ -11,11 +11,23 @@ peer.mask(logits, params)   # bool [B, V]: what it keeps
 from __future__ import annotations
 
 from .base import Peer
+from .exponential import ExponentialRace
+from .gpu import VLLM, FlashInfer
 from .hugging_face import HuggingFace
+from .llama_cpp import LlamaCpp
 from .pytorch import CompiledPyTorch, PlainPyTorch
 
 PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (HuggingFace(), PlainPyTorch(), CompiledPyTorch())
+    peer.name: peer
+    for peer in (
+        HuggingFace(),
+        PlainPyTorch(),
+        CompiledPyTorch(),
+        ExponentialRace(),
+        LlamaCpp(),
+        FlashInfer(),
+        VLLM(),
+    )
 }
 
 __all__ = ["PEERS", "Peer"]

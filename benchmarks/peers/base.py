@@ -27,6 +27,10 @@ class Peer(ABC):
         """None, or one line: what of these parameters it cannot do."""
         return None
 
+    def countable(self, device: torch.device) -> bool:
+        """Whether PyTorch's books know what it allocates and launches."""
+        return True
+
     @abstractmethod
     def prepare(self, params: Params) -> Draw:
         """The function that is timed: logits [B, V] to tokens int64 [B].

@@ -18,7 +18,7 @@ class PlainPyTorch(Peer):
             return lambda logits: logits.argmax(-1)
 
         def draw(logits: torch.Tensor) -> torch.Tensor:
-            probabilities = _warp(logits.float(), **params).softmax(-1)
+            probabilities = warp(logits.float(), **params).softmax(-1)
             return torch.multinomial(probabilities, num_samples=1).squeeze(1)
 
         return draw
@@ -26,7 +26,7 @@ class PlainPyTorch(Peer):
     def mask(self, logits: torch.Tensor, params: Params) -> torch.Tensor:
         if is_greedy(params):
             return best_token(logits)
-        return _warp(logits.float(), **params).isfinite()
+        return warp(logits.float(), **params).isfinite()
 
 
 class CompiledPyTorch(PlainPyTorch):
@@ -45,11 +45,14 @@ class CompiledPyTorch(PlainPyTorch):
                 return "torch.compile needs a C++ compiler; install g++ or clang"
         return None
 
+    def countable(self, device: torch.device) -> bool:
+        return device.type == "cuda"  # on the CPU its loops are no dispatched operations
+
     def prepare(self, params: Params) -> Draw:
         return torch.compile(super().prepare(params), dynamic=True)
 
 
-def _warp(
+def warp(
     x: torch.Tensor,
     temperature: float | torch.Tensor = 1.0,
     top_k: int | torch.Tensor = 0,
