@@ -6,9 +6,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from math import inf, nan
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+
+from .cli_values import SeveralTemperatures
 
 app = typer.Typer(
     add_completion=False,
@@ -230,6 +232,62 @@ def explore(
         run_explore(request, port, browser)
     else:
         run_export(request, export)
+
+
+@app.command(cls=SeveralTemperatures)
+def plot(
+    prompt: Prompt,
+    model: Model = None,
+    temperature: Annotated[
+        list[float],
+        _sampling(
+            "NUMBER...",
+            _number(float, "a finite number from 0 up", 0),
+            "One or more, as in `--temperature 0.5 1 2`: a colour for each.",
+        ),
+    ] = [1.0],  # noqa: B006  # typer copies it
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    sweep: Annotated[
+        Literal["temperature", "top-k", "top-p", "min-p"] | None,
+        typer.Option(
+            help="Instead, show kept tokens and entropy against this parameter.",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT",
+            parser=_number(int, "a whole number from 1 to 60", 1, 60),
+            help="Show this many of the best tokens.",
+        ),
+    ] = 12,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to write: a name in .png, .svg or .pdf. Without it: a PNG in this folder, "
+            "named after the prompt.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Draw a figure of the next token, for papers and slides.
+
+    Three panels side by side: logits, logits / T and probabilities of the best tokens. What the
+    filters drop is grey and hatched; probabilities are after the temperature and before the
+    filters.
+    """
+    from .cli_plot import run_plot
+    from .cli_request import Request
+
+    requests = [
+        Request(prompt, model, value, top_k, top_p, min_p, seed=None)
+        for value in sorted(set(temperature))
+    ]
+    run_plot(requests, top, sweep and sweep.replace("-", "_"), out)
 
 
 @app.command()
