@@ -32,7 +32,7 @@ LOGITS = {"random": (4, 128_256), "real": (20, REAL_VOCAB)}  # rows, vocabulary
 def read_planes() -> list[dict[str, Any]]:
     """The rows of `planes.json`, ours first.
 
-    Each holds `sampler`, `case`, `logits` (their kind), `planes` [least, most] moved by a call,
+    Each holds `name`, `title`, `case`, `logits` (their kind), `planes` [least, most] moved by a call,
     `launches`, `source`, and `reads` and `writes` in planes where they are known apart.
     """
     stored = json.loads(PLANES.read_text())
@@ -57,7 +57,8 @@ def count(case: str, kind: str) -> dict[str, Any]:
         getattr(fused_sampler, function)(x, **params, backend="triton")
     reads, writes = round(traffic.reads, 3), round(traffic.writes, 3)
     return {
-        "sampler": OURS,
+        "name": OURS,
+        "title": OURS,
         "case": case,
         "logits": kind,
         "planes": [round(reads + writes, 3)] * 2,
