@@ -14,6 +14,7 @@ except ImportError as error:
     ) from error
 
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
@@ -24,6 +25,7 @@ from .sweep import Curve
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the figure looks the same everywhere
 INK, RULE = "#333333", "#dddddd"
+GROUP = 0.76  # of the height that a token has, filled by its bars
 PLAIN = "#6b7683"  # bars that belong to no temperature
 DROPPED: dict[str, Any] = {"facecolor": "#f4f4f4", "edgecolor": "#a8a8a8", "hatch": "//////"}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.", (0, (9, 2)), (0, (3, 1, 1, 1)))
@@ -47,6 +49,7 @@ _style = matplotlib.rc_context(
         "ytick.labelcolor": INK,
         "hatch.linewidth": 0.5,
         "legend.frameon": False,
+        "pdf.fonttype": 42,  # journals refuse the default, Type 3
         "svg.hashsalt": "fused-sampler",  # the same figure is the same file
     }
 )
@@ -57,7 +60,7 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
     """Logits, logits / T and probabilities of the best tokens, for one prompt at temperatures."""
     first = inspections[0]
     places = range(len(first.tokens))
-    width = 0.8 / len(inspections)
+    width = GROUP / len(inspections)
     height = 1.6 + len(places) * (0.16 + 0.08 * len(inspections))
     figure = _figure(first, height)
     panels = figure.subplots(1, 3, sharey=True)
@@ -68,32 +71,24 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
 
     kept = [[row.kept for row in inspection.tokens] for inspection in inspections]
     kept_by_any = [any(column) for column in zip(*kept, strict=True)]
-    _bars(panels[0], places, [row.logit for row in first.tokens], kept_by_any, PLAIN, width=0.5)
+    _bars(panels[0], places, [row.logit for row in first.tokens], kept_by_any, PLAIN, GROUP)
     handles = []
     for number, (inspection, own, colour) in enumerate(
         zip(inspections, kept, _colours(len(inspections)), strict=True)
     ):
-        at = [place + (number + 0.5) * width - 0.4 for place in places]
+        at = [place + (number + 0.5) * width - GROUP / 2 for place in places]
         scaled = [row.scaled_logit for row in inspection.tokens]
         _bars(panels[1], at, scaled, own, colour, width)
         probabilities = [row.probability for row in inspection.tokens]
-        _bars(panels[2], at, probabilities, own, colour, width)
-        for place, probability in zip(at, probabilities, strict=True):
-            panels[2].annotate(
-                f"{probability:.2g}",
-                (probability, place),
-                (3, 0),
-                textcoords="offset points",
-                va="center_baseline",
-                fontsize=6,
-            )
+        bars = _bars(panels[2], at, probabilities, own, colour, width)
+        panels[2].bar_label(bars, fmt="{:.2g}", padding=2, fontsize=6)
         label = f"T = {inspection.temperature:g}: {inspection.kept:,} kept"
         handles.append(Patch(facecolor=colour, label=label))
     if not all(map(all, kept)):
         handles.append(Patch(**DROPPED, label="dropped"))
 
     panels[2].margins(x=0.14)  # room for the figure at the longest bar
-    panels[0].set_yticks(places, [_printable(spelling(row)) for row in first.tokens])
+    panels[0].set_yticks(places, [_printable(spelling(row), 24) for row in first.tokens])
     panels[0].set_ylim(len(places) - 0.4, -0.6)  # the best token on top
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
@@ -108,7 +103,7 @@ def draw_sweep(inspection: Inspection, curves: Sequence[Curve], name: str) -> Fi
     entropy.set_title("entropy of the kept tokens, in bits")
     for curve, colour, dash in zip(curves, _colours(len(curves)), DASHES, strict=False):
         look = {"color": colour, "linestyle": dash, "linewidth": 1.8, "label": curve.label}
-        look["clip_on"] = False  # a line along an axis shows in full
+        look |= {"clip_on": False, "zorder": 3}  # a line along an axis shows in full
         count.plot(curve.values, curve.kept, **look)
         entropy.plot(curve.values, curve.entropy, **look)
     for panel in panels:
@@ -120,9 +115,8 @@ def draw_sweep(inspection: Inspection, curves: Sequence[Curve], name: str) -> Fi
     _logarithmic(count, "y")
     entropy.set_ylim(bottom=0)
     if name != "temperature":
-        figure.legend(
-            handles=entropy.lines, loc="outside lower center", ncols=len(curves), handlelength=3
-        )
+        handles = entropy.get_lines()
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, handlelength=3)
     return figure
 
 
@@ -135,13 +129,16 @@ def save(figure: Figure, path: Path) -> None:
 
 def _figure(inspection: Inspection, height: float) -> Figure:
     """An empty figure that says of which prompt, model and filters it is."""
-    prompt = inspection.prompt if len(inspection.prompt) <= 60 else f"…{inspection.prompt[-59:]}"
-    filters = [("top-k", inspection.top_k, 0), ("top-p", inspection.top_p, 1)]
-    filters += [("min-p", inspection.min_p, 0)]
+    filters = (
+        ("top-k", inspection.top_k, 0),
+        ("top-p", inspection.top_p, 1),
+        ("min-p", inspection.min_p, 0),
+    )
     settings = [f"{name} {value:g}" for name, value, off in filters if value != off]
+    prompt, model = (_printable(text, 70) for text in (repr(inspection.prompt), inspection.model))
+    title = f"Next token after {prompt}\n{', '.join([model, *settings])}"
     figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
-    lines = f"Next token after {prompt!r}", ", ".join([inspection.model, *settings])
-    figure.suptitle("\n".join(map(_printable, lines)), fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -152,11 +149,17 @@ def _bars(
     kept: Sequence[bool],
     colour: Any,
     width: float,
-) -> None:
-    """Horizontal bars, grey and hatched where the token is dropped; no bar for None."""
-    for place, length, own in zip(at, lengths, kept, strict=True):
-        look = {"facecolor": colour, "edgecolor": colour} if own else DROPPED
-        panel.barh(place, length or 0.0, width, linewidth=0.6, **look)
+) -> BarContainer:
+    """Horizontal bars, pale and hatched where the token is dropped; no bar for None."""
+    return panel.barh(
+        at,
+        [length or 0.0 for length in lengths],
+        width,
+        linewidth=0.6,
+        color=[colour if own else DROPPED["facecolor"] for own in kept],
+        edgecolor=[colour if own else DROPPED["edgecolor"] for own in kept],
+        hatch=[None if own else DROPPED["hatch"] for own in kept],
+    )
 
 
 def _logarithmic(panel: Axes, axis: str) -> None:
@@ -174,7 +177,8 @@ def _colours(count: int) -> list[Any]:
     return [ramp(0.05 + 0.65 * place / max(1, count - 1)) for place in range(count)]
 
 
-def _printable(text: str) -> str:
-    """The text with what the font lacks as an escape such as \\u65e5."""
+def _printable(text: str, longest: int) -> str:
+    """The end of the text, with what the font lacks as an escape such as \\u65e5."""
     font = get_font(findfont(FONT))
-    return "".join(c if font.get_char_index(ord(c)) else ascii(c)[1:-1] for c in text)
+    text = "".join(c if font.get_char_index(ord(c)) else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
