@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from .cases import DTYPES, make_logits, row_params
-from .counting import count
+from .footprint import count
 from .kept_sets import Contract, Difference
 from .ours import Ours
 from .peers.base import Draw, Params, Peer

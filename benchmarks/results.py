@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +60,14 @@ def facts(device: torch.device, command: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {package: found for package in PACKAGES if (found := _version(package))},
     }
+
+
+def group_by(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
+    """The rows by the values of these fields, in the order of their first."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, name) for name in names), []).append(row)
+    return groups
 
 
 def write_results(folder: Path, run: dict[str, Any], rows: list[Row]) -> list[Path]:

@@ -49,6 +49,7 @@ class CompiledPyTorch(PlainPyTorch):
         return device.type == "cuda"  # on the CPU its loops are no dispatched operations
 
     def prepare(self, params: Params) -> Draw:
+        torch.compiler.reset()  # or the code of earlier cases counts as recompiled too often
         return torch.compile(super().prepare(params), dynamic=True)
 
 

@@ -1,0 +1,88 @@
+"""The suite: measure the cells one after the other, keep what was measured, write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..models import ModelError
+from .measure import measure
+from .ours import Ours, OursInGraph
+from .peers.base import Peer
+from .plan import Cell
+from .plots import draw_plots
+from .report import ratio_table, write_report
+from .results import Row, facts, write_results
+from .timing import clock_for
+
+SECONDS = 2.0  # a cell's rounds, the last one finished
+
+
+def run_suite(
+    cells: Sequence[Cell],
+    peers: Sequence[Peer],
+    device: torch.device,
+    folder: Path,
+    left_out: Sequence[str] = (),
+    seconds: float = SECONDS,
+    command: str = "fused-sampler bench",
+) -> bool:
+    """Measure, print the table of ratios, write everything to `folder`; False if interrupted.
+
+    Progress goes to standard error. Raises `WrongResult` where ours differs from the contract.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True, highlight=False)
+    lines = list(left_out)
+    contenders = {}
+    for contender in (Ours(), OursInGraph(), *peers):
+        reason = contender.unavailable(device)
+        if reason is None:
+            contenders[contender.name] = contender
+        elif not isinstance(contender, Ours):
+            lines.append(f"{contender.title}: {reason}.")
+    place = "on the GPU" if device.type == "cuda" else "no GPU: this measures the PyTorch backend"
+    console.print(f"{len(cells)} cells, {place}, {torch.get_num_threads()} threads", soft_wrap=True)
+    for line in lines:
+        console.print(escape(line), style="dim", soft_wrap=True)
+
+    rows: list[Row] = []
+    measured = 0
+    try:
+        with _progress(console) as progress:
+            task = progress.add_task("", total=len(cells))
+            clock = clock_for(device)
+            for cell in cells:
+                progress.update(task, description=escape(str(cell)))
+                try:
+                    rows += measure(cell, contenders, device, clock, seconds)
+                    measured += 1
+                except ModelError as error:
+                    lines.append(f"{cell}: {error}.")
+                progress.advance(task)
+    except KeyboardInterrupt:
+        lines.append(f"Interrupted: {measured} of {len(cells)} cells were measured.")
+    if rows:
+        run = facts(device, command) | {"left_out": lines}
+        written = [*write_results(folder, run, rows), *draw_plots(folder, rows)]
+        summary = folder / "summary.md"
+        summary.write_text(write_report(run, rows))
+        print(ratio_table(rows))
+        names = ", ".join(path.name for path in [summary, *written])
+        console.print(escape(f"{folder}: {names}"), soft_wrap=True)
+    return measured == len(cells)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    return Progress(*columns, console=console)
