@@ -61,7 +61,7 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
     first = inspections[0]
     places = range(len(first.tokens))
     width = GROUP / len(inspections)
-    height = 1.6 + len(places) * (0.16 + 0.08 * len(inspections))
+    height = 1.6 + len(places) * (0.16 + 0.09 * len(inspections))
     figure = _figure(first, height)
     panels = figure.subplots(1, 3, sharey=True)
     for panel, title in zip(panels, ("logit", "logit / T", "probability"), strict=True):
@@ -135,7 +135,7 @@ def _figure(inspection: Inspection, height: float) -> Figure:
         ("min-p", inspection.min_p, 0),
     )
     settings = [f"{name} {value:g}" for name, value, off in filters if value != off]
-    prompt, model = (_printable(text, 70) for text in (repr(inspection.prompt), inspection.model))
+    prompt, model = (_printable(text, 55) for text in (repr(inspection.prompt), inspection.model))
     title = f"Next token after {prompt}\n{', '.join([model, *settings])}"
     figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=10)
