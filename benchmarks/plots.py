@@ -1,55 +1,21 @@
-"""Pictures of the results, PNG and SVG: no background and mid tones, for light and dark pages."""
+"""Pictures of the results, PNG and SVG."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
+from .drawing import STYLE, bar_figure, colour_of, draw_bars, figure_of, in_order, legend
 from .ours import Ours, OursInGraph
 from .plan import SWEEP_BATCH, VOCAB
 from .report import main_rows, title_of
 from .results import FLOOR, Row, group_by
 from .traffic import read_planes
-
-INK = "#7d8590"  # readable on white and on black
-OURS = (Ours.name, OursInGraph.name)
-COLOURS = {  # mid tones that differ in lightness, too
-    Ours.name: "#1a7fe0",
-    OursInGraph.name: "#6fb7ff",
-    "hugging-face": "#e69f00",
-    "pytorch": "#cc79a7",
-    "pytorch-compiled": "#9467d0",
-    "exponential-race": "#d55e00",
-    "llama.cpp": "#009e73",
-    "flashinfer": "#b3a300",
-    "vllm": "#a0522d",
-    FLOOR: INK,
-}
-STYLE = {
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": INK,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "svg.hashsalt": "fused-sampler",  # the same picture, the same file
-}
 
 
 def draw_plots(folder: Path, rows: Sequence[Row]) -> list[Path]:
@@ -70,7 +36,7 @@ def draw_plots(folder: Path, rows: Sequence[Row]) -> list[Path]:
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
                 metadata = {"Date": None} if suffix == "svg" else {}
-                figure.savefig(path, dpi=150, transparent=True, metadata=metadata)
+                figure.savefig(path, transparent=True, bbox_inches="tight", metadata=metadata)
                 written.append(path)
     return written
 
@@ -80,22 +46,26 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
     rows = main_rows(rows)
     batches = [row.batch for row in rows]
     batch = SWEEP_BATCH if SWEEP_BATCH in batches else max(batches, default=0)
-    rows = [r for r in rows if r.batch == batch and r.ratio and r.name not in (*OURS, FLOOR)]
+    rows = [
+        r
+        for r in rows
+        if r.batch == batch and r.ratio and r.name not in (Ours.name, OursInGraph.name, FLOOR)
+    ]
     panels = dict(list(group_by(rows, "logits", "vocab", "dtype").items())[:3])
     if not panels:
         return None
     rows = [row for own in panels.values() for row in own]
     bars = {
-        case: _in_order(row.name for row in own) for (case,), own in group_by(rows, "case").items()
+        case: in_order(row.name for row in own) for (case,), own in group_by(rows, "case").items()
     }
-    figure, axes = _bar_figure(bars, panels=len(panels))
+    figure, axes = bar_figure(bars, panels=len(panels))
     for axis, ((logits, vocab, dtype), own) in zip(axes, panels.items(), strict=True):
         values = {(row.case, row.name): row.ratio for row in own}
-        _draw_bars(axis, bars, values, {at: f"{value:.3g}x" for at, value in values.items()})
-        axis.axvline(1, color=COLOURS[Ours.name], linewidth=2)
+        draw_bars(axis, bars, values, {at: f"{value:.3g}x" for at, value in values.items()})
+        axis.axvline(1, color=colour_of(Ours.name), linewidth=2)
         axis.set_title(f"{logits} logits, V = {vocab:,}, B = {batch}, {dtype}")
-    figure.supxlabel("times as long as fused-sampler, which is the blue line", fontsize=10)
-    _legend(figure, {name: title_of(name) for name in _in_order(row.name for row in rows)})
+        axis.set_xlabel("its time over fused-sampler's (the line)")
+    legend(figure, {name: title_of(name) for name in in_order(row.name for row in rows)})
     return figure
 
 
@@ -113,7 +83,7 @@ def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
     if most < 2:
         return None
     panels = dict(list(panels.items())[-3:])
-    figure, axes = _figure(len(panels), height=4.2)
+    figure, axes = figure_of(len(panels), height=4.2)
     names = [
         name for name in COLOURS if any(r.name == name for own in panels.values() for r in own)
     ]
@@ -124,9 +94,9 @@ def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
                 continue
             at = [value for value, _ in points]
             style: dict[str, Any] = {"linestyle": "--"} if name == FLOOR else {"marker": "o"}
-            axis.plot(at, [r.median_ms for _, r in points], color=COLOURS[name], ms=4, **style)
+            axis.plot(at, [r.median_ms for _, r in points], color=colour_of(name), ms=4, **style)
             low, high = [r.p10_ms for _, r in points], [r.p90_ms for _, r in points]
-            axis.fill_between(at, low, high, color=COLOURS[name], alpha=0.18, linewidth=0)
+            axis.fill_between(at, low, high, color=colour_of(name), alpha=0.18, linewidth=0)
         axis.set(xscale="log", yscale="log", title=case)
         axis.set_xticks(sorted({getattr(r, field) for r in own}))
         axis.xaxis.set_major_formatter(FuncFormatter(_short))
@@ -135,7 +105,7 @@ def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
         axis.set_xlabel("vocabulary V" if field == "vocab" else "batch B")
     other = f"B = {usual}" if field == "vocab" else f"V = {usual:,}"
     axes[0].set_ylabel(f"ms, median and p10 to p90 ({other})")
-    _legend(figure, {name: title_of(name) for name in names})
+    legend(figure, {name: title_of(name) for name in names})
     return figure
 
 
@@ -154,60 +124,12 @@ def traffic(planes: Sequence[dict[str, Any]]) -> Figure:
         at: f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
         for at, (least, most) in ranges.items()
     }
-    figure, (axis,) = _bar_figure(bars, panels=1)
-    _draw_bars(axis, bars, values, labels)
+    figure, (axis,) = bar_figure(bars, panels=1)
+    draw_bars(axis, bars, values, labels)
     axis.set_title(f"random logits, V = {VOCAB:,}, fp32, on a GPU")
     axis.set_xlabel("planes read and written; 1 = all logits read once, the floor")
-    _legend(figure, titles)
+    legend(figure, titles)
     return figure
-
-
-def _bar_figure(bars: dict[str, list[str]], panels: int) -> tuple[Figure, list[Axes]]:
-    slots = sum(len(names) + 1 for names in bars.values())
-    return _figure(panels, height=1.5 + 0.19 * slots)
-
-
-def _draw_bars(
-    axis: Axes,
-    bars: dict[str, list[str]],
-    values: dict[tuple[str, str], float],
-    labels: dict[tuple[str, str], str],
-) -> None:
-    """Horizontal bars on a logarithmic axis; `bars` names those of each case, from the top."""
-    slot, ticks = 0, []
-    for case, names in bars.items():
-        ticks.append(slot + (len(names) - 1) / 2)
-        for name in names:
-            if value := values.get((case, name)):
-                # From 1 on, so that what is below reaches to the left.
-                drawn = axis.barh(slot, value - 1, 0.85, left=1, color=COLOURS[name])
-                axis.bar_label(drawn, [labels[case, name]], fontsize=8, padding=3)
-            slot += 1
-        slot += 1
-    axis.set(xscale="log", ylim=(slot - 1.2, -0.8))
-    axis.set_yticks(ticks, bars)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(False, axis="y")
-    axis.margins(x=0.18)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _figure(panels: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Panels side by side that share the vertical axis."""
-    figure = Figure(figsize=(3 + 3.6 * panels, height), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False, sharey=True)
-    return figure, list(axes[0])
-
-
-def _legend(figure: Figure, titles: dict[str, str]) -> None:
-    handles = [Patch(color=COLOURS[name], label=title) for name, title in titles.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(titles), 4))
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    found = set(names)
-    return [name for name in COLOURS if name in found]
 
 
 def _short(value: float, _: int) -> str:

@@ -290,6 +290,48 @@ def plot(
     run_plot(requests, top, sweep and sweep.replace("-", "_"), out)
 
 
+def _several(metavar: str, help: str) -> Any:
+    """An option that may be repeated, and whose values may stand between commas."""
+    return typer.Option(metavar=metavar, help=help, show_default=False)
+
+
+@app.command()
+def bench(
+    case: Annotated[
+        list[str] | None,
+        _several("NAMES", 'Cases, such as `greedy` or `"top-k 50 + top-p 0.9"`.'),
+    ] = None,
+    vocab: Annotated[list[str] | None, _several("SIZES", "Vocabulary sizes.")] = None,
+    batch: Annotated[list[str] | None, _several("SIZES", "Batch sizes, such as 1,8,64.")] = None,
+    dtype: Annotated[list[str] | None, _several("NAMES", "fp32, bf16, fp16.")] = None,
+    logits: Annotated[
+        list[str] | None,
+        _several("NAMES", 'random, real (of the embedded model), `"all equal"`.'),
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        _several("NAMES", "Compare with these only, such as hugging-face,llama.cpp."),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where; auto is the GPU if there is one.")
+    ] = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="A look, in less than a minute.")] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the results are written.")
+    ] = Path("bench-results"),
+) -> None:
+    """Time the sampler beside its peers, each kept set checked first.
+
+    Without options a choice of cells that takes minutes. Cases, sizes, dtypes and logits asked for
+    are all crossed; those not asked for stay at all cases, V = 128,256, B = 1, 8, 64, fp32, random.
+
+    Results are written as CSV, JSON, Markdown and pictures. Ctrl-C keeps what was measured.
+    """
+    from .cli_bench import run_bench
+
+    run_bench(logits, case, vocab, batch, dtype, peers, device, quick, out)
+
+
 @app.command()
 def info(as_json: AsJson = False) -> None:
     """Show versions, devices, the backend that "auto" takes and why, and the embedded model."""
