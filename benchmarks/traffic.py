@@ -32,8 +32,8 @@ LOGITS = {"random": (4, 128_256), "real": (20, REAL_VOCAB)}  # rows, vocabulary
 def read_planes() -> list[dict[str, Any]]:
     """The rows of `planes.json`, ours first.
 
-    Each holds `name`, `title`, `case`, `logits` (their kind), `planes` [least, most] moved by a call,
-    `launches`, `source`, and `reads` and `writes` in planes where they are known apart.
+    Each holds `name`, `title`, `case`, `logits` (their kind), `planes` [least, most] that a call
+    moves, `launches`, `source`, and `reads` and `writes` in planes where they are known apart.
     """
     stored = json.loads(PLANES.read_text())
     return stored["counted"] + stored["others"]
@@ -80,7 +80,7 @@ def table(counted: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     import numpy as np
     from rich.console import Console
@@ -97,8 +97,7 @@ def main() -> int:
     PLANES.write_text(json.dumps({"counted": counted, "others": others}, indent=1) + "\n")
     print(table(counted))
     print(f"written: {PLANES.name}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,224 @@
+"""Tokens a second of `generate`: Hugging Face's own sampling beside ours, in the same run.
+
+    python -m fused_sampler.benchmarks.end_to_end [--quick] [--batch 1 8 32] [--out DIR]
+
+The embedded model (SmolLM2-135M-Instruct) continues the same prompts by the same number of tokens,
+once with each sampler, and again. It has no end token meanwhile, so that no row stops early.
+
+Sampling is what lies between the scores and the drawn token: for Hugging Face from the call of its
+warpers to the return of `torch.multinomial`, the softmax included; for ours from the processors
+that it leaves alone (here none) to the return of `sample`. Its share is that of the decode steps
+after the first, which reads the prompt; tokens a second are those of the whole call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from transformers import LogitsProcessorList
+
+from .. import hf_loop, hf_warpers
+from ..cli_model import load_for_command
+from ..hf import patched
+from ..models import LoadedModel, quiet_transformers
+from . import command
+from .cases import CASES
+from .results import facts
+
+BATCHES = (1, 8, 32)
+MEASURED = ("top-k 50 + top-p 0.9", "top-p 0.9")
+NEW_TOKENS = 32
+REPEATS = 5
+PROMPT_TOKENS = 16
+TEXT = (
+    "The lighthouse stood at the end of a long stone pier. Every evening an old man walked out to "
+    "it, counted the boats that were still at sea, and wrote their number in a book. Nobody had "
+    "asked him to. When the wind was strong he stayed until the last of them had come home."
+)
+# The first and the last function of a draw.
+THEIRS, OURS = "hugging-face", "fused-sampler"
+DRAWS: dict[str, tuple[tuple[Any, str], tuple[Any, str]]] = {
+    THEIRS: ((LogitsProcessorList, "__call__"), (torch, "multinomial")),
+    OURS: ((hf_warpers, "run"), (hf_loop, "sample")),
+}
+
+
+class Run(NamedTuple):
+    """One call of `generate`."""
+
+    tokens_per_second: float
+    share: float  # of sampling in the decode steps after the first
+
+
+def prompts(loaded: LoadedModel, batch: int) -> torch.Tensor:
+    """Token ids [batch, 16]: of one text, each row a token further on."""
+    ids = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"][0]
+    places = torch.arange(batch)[:, None] + torch.arange(PROMPT_TOKENS)
+    return ids[places % len(ids)].to(loaded.model.device)
+
+
+@contextlib.contextmanager
+def timed_draws(sampler: str, device: torch.device) -> Iterator[list[tuple[float, float]]]:
+    """Start and end of each draw, in seconds, while the block runs."""
+    (first_owner, first), (last_owner, last) = DRAWS[sampler]
+    begin, finish = getattr(first_owner, first), getattr(last_owner, last)
+    started, draws = 0.0, []
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # or the model's time would count as the sampler's
+        return time.perf_counter()
+
+    def timed_begin(*args: Any, **kwargs: Any) -> Any:
+        nonlocal started
+        started = now()
+        return begin(*args, **kwargs)
+
+    def timed_finish(*args: Any, **kwargs: Any) -> Any:
+        result = finish(*args, **kwargs)
+        draws.append((started, now()))
+        return result
+
+    with (
+        mock.patch.object(first_owner, first, timed_begin),
+        mock.patch.object(last_owner, last, timed_finish),
+    ):
+        yield draws
+
+
+def generate(loaded: LoadedModel, sampler: str, case: str, batch: int, new_tokens: int) -> Run:
+    """Generate once, and time it."""
+    model, ids = loaded.model, prompts(loaded, batch)
+    sampling = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **CASES[case]}
+    torch.manual_seed(0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_transformers())
+        stack.enter_context(mock.patch.object(model.generation_config, "eos_token_id", None))
+        if sampler == OURS:
+            stack.enter_context(patched(model))
+        draws = stack.enter_context(timed_draws(sampler, model.device))
+        start = time.perf_counter()
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            max_new_tokens=new_tokens,
+            pad_token_id=0,
+            **sampling,
+        )
+        seconds = time.perf_counter() - start
+    if len(draws) != new_tokens:
+        raise RuntimeError(f"{sampler} drew {len(draws)} times for {new_tokens} tokens.")
+    sampled = sum(end - begin for begin, end in draws[1:])
+    return Run(batch * new_tokens / seconds, sampled / (draws[-1][1] - draws[0][1]))
+
+
+def measure(
+    loaded: LoadedModel,
+    cases: Sequence[str],
+    batches: Sequence[int],
+    new_tokens: int,
+    repeats: int,
+    report: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """A row for each case, batch and sampler. `report` is told what each call is for."""
+    rows = []
+    for case in cases:
+        for batch in batches:
+            runs: dict[str, list[Run]] = {sampler: [] for sampler in DRAWS}
+            for repeat in range(repeats + 1):
+                for sampler, own in runs.items():
+                    report(f"{case}, B={batch}, {sampler}")
+                    if repeat == 0:  # the first steps allocate: not counted
+                        generate(loaded, sampler, case, batch, new_tokens=2)
+                    else:
+                        own.append(generate(loaded, sampler, case, batch, new_tokens))
+            rows += [row_of(case, batch, new_tokens, sampler, runs) for sampler in runs]
+    return rows
+
+
+def row_of(
+    case: str, batch: int, new_tokens: int, sampler: str, runs: dict[str, list[Run]]
+) -> dict[str, Any]:
+    """The figures of a sampler's runs: medians, and the range of the tokens a second."""
+    speeds = [run.tokens_per_second for run in runs[sampler]]
+    theirs = median(run.tokens_per_second for run in runs[THEIRS])
+    return {
+        "case": case,
+        "batch": batch,
+        "new_tokens": new_tokens,
+        "name": sampler,
+        "tokens_per_second": median(speeds),
+        "slowest": min(speeds),
+        "fastest": max(speeds),
+        "ratio": median(speeds) / theirs,  # to Hugging Face's own sampling
+        "sampling_share": median(run.share for run in runs[sampler]),
+        "runs": len(speeds),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown, the two samplers side by side."""
+    lines = [
+        "| case | B | Hugging Face tokens/s | fused-sampler tokens/s | ratio "
+        "| sampling's share of a step, before | and after |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    found = {(row["case"], row["batch"], row["name"]): row for row in rows}
+    for case, batch in dict.fromkeys((row["case"], row["batch"]) for row in rows):
+        theirs, ours = (found[case, batch, sampler] for sampler in (THEIRS, OURS))
+        speeds = (
+            f"{row['tokens_per_second']:.1f} ({row['slowest']:.1f} to {row['fastest']:.1f})"
+            for row in (theirs, ours)
+        )
+        shares = (f"{row['sampling_share']:.1%}" for row in (theirs, ours))
+        cells = case, str(batch), *speeds, f"{ours['ratio']:.2f} x", *shares
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = command.Options(
+        prog=f"python -m {__spec__.name}", description=__doc__.splitlines()[0]
+    )
+    options.add_argument("--batch", type=command.whole_number, nargs="+", metavar="B")
+    options.add_argument("--quick", action="store_true", help="one case, B = 1 and 8, 8 tokens")
+    options.add_argument("--out", type=Path, default=Path("bench-results"), metavar="DIR")
+    chosen = options.parse_args(arguments)
+    command.make_folder(chosen.out)
+    cases, repeats = (MEASURED[:1], 1) if chosen.quick else (MEASURED, REPEATS)
+    batches = chosen.batch or (BATCHES[:2] if chosen.quick else BATCHES)
+    loaded = load_for_command(None)
+    new_tokens = 8 if chosen.quick else NEW_TOKENS
+    calls, done = len(cases) * len(batches) * len(DRAWS) * (repeats + 1), count()
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=calls)
+
+        def report(line: str) -> None:
+            progress.update(task, description=line, completed=next(done))
+
+        rows = measure(loaded, cases, batches, new_tokens, repeats, report)
+        progress.update(task, completed=calls)
+    line = command.as_typed(options, arguments)
+    where = {"model": loaded.name, **facts(loaded.model.device, line)}
+    written = chosen.out / "generate.json"
+    written.write_text(json.dumps({"run": where, "rows": rows}, indent=1) + "\n")
+    size = f"{loaded.name}, {new_tokens} new tokens a row, {where['threads']} threads."
+    text = f"{table(rows)}\n\n{size}"
+    (chosen.out / "generate.md").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    command.run(main)
