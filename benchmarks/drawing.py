@@ -87,7 +87,8 @@ def figure_of(panels: int, height: float) -> tuple[Figure, list[Axes]]:
 
 def legend(figure: Figure, titles: dict[str, str]) -> None:
     handles = [Patch(color=colour_of(name), label=title) for name, title in titles.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(titles), 4))
+    columns = len(titles) if len(titles) < 5 else 3
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

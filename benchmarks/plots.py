@@ -84,9 +84,7 @@ def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
         return None
     panels = dict(list(panels.items())[-3:])
     figure, axes = figure_of(len(panels), height=4.2)
-    names = [
-        name for name in COLOURS if any(r.name == name for own in panels.values() for r in own)
-    ]
+    names = in_order(row.name for own in panels.values() for row in own)
     for axis, (case, own) in zip(axes, panels.items(), strict=True):
         for name in names:
             points = sorted((getattr(r, field), r) for r in own if r.name == name)
@@ -127,7 +125,7 @@ def traffic(planes: Sequence[dict[str, Any]]) -> Figure:
     figure, (axis,) = bar_figure(bars, panels=1)
     draw_bars(axis, bars, values, labels)
     axis.set_title(f"random logits, V = {VOCAB:,}, fp32, on a GPU")
-    axis.set_xlabel("planes read and written; 1 = all logits read once, the floor")
+    axis.set_xlabel("planes read and written, counted or published; 1 = all logits read once")
     legend(figure, titles)
     return figure
 
