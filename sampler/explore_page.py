@@ -8,9 +8,12 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import track
+
 from .cli_request import Request
 from .explore import Explorer
-from .explore_view import SAMPLES, View
+from .explore_view import SAMPLES, TOP, View
 
 SCRIPTS = ("source.js", "charts.js", "text.js", "page.js")
 SAVED_TEMPERATURES = [step / 4 for step in range(21)]  # 0 to 5
@@ -26,6 +29,7 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
             **request.sampling,
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
+        "top": TOP,
         "samples": SAMPLES,
         "saved": saved,
         "views": [asdict(view) for view in views],
@@ -44,9 +48,10 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
 def save_page(explorer: Explorer, request: Request, path: Path) -> int:
     """Write a page that needs no server, for `SAVED_TEMPERATURES` and the request's; its bytes."""
     temperatures = sorted({*SAVED_TEMPERATURES, request.temperature})
+    console = Console(stderr=True)
     views = [
         explorer.view(replace(request, temperature=temperature), samples=SAMPLES)
-        for temperature in temperatures
+        for temperature in track(temperatures, "Computing", console=console, transient=True)
     ]
     page = render_page(request, views, saved=True).encode()
     try:

@@ -94,10 +94,10 @@ def view_of(
         drawn = cast(torch.Tensor, sample(logits, **seeded, num_samples=samples))
         counts = drawn.bincount(minlength=len(logits)).tolist()
 
-    ends = cumulative_mass(logits, request).tolist()
+    stages = _stages(logits, request)
+    ends = _cumulative_mass(logits, request, [*stages.values()][-1]).tolist()
     starts = [0, *ends[:-1]]
     mass = ends[-1]
-    stages = _stages(logits, request)
     rows = [
         Row(
             **vars(row),
@@ -131,27 +131,26 @@ def view_of(
     return View(pieces, call, table, rows, others, draw, samples)
 
 
-def cumulative_mass(logits: torch.Tensor, request: Request) -> torch.Tensor:
+def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
+    """What is left after each stage that may drop tokens, bool [V], by its name."""
+    stages = {"the model": logits > -math.inf}
+    if request.greedy:
+        return stages | {"T = 0": mask_logits(logits, 0) > -math.inf}
+    filters: dict[str, Any] = {"temperature": request.temperature}
+    for name in ("top_k", "top_p", "min_p"):
+        filters[name] = getattr(request, name)
+        if filters[name] != _OFF[name]:
+            stages[name.replace("_", "-")] = mask_logits(logits, **filters) > -math.inf
+    return stages
+
+
+def _cumulative_mass(logits: torch.Tensor, request: Request, kept: torch.Tensor) -> torch.Tensor:
     """`mass({j kept: j <= i})` of every id i, int64 [V] (contract sections 3 and 5)."""
-    sampling: dict[str, Any] = request.sampling
-    kept = mask_logits(logits, **sampling) > -math.inf
     if request.greedy:
         return kept.cumsum(0) * BEST_MASS
     x = logits[None]
-    table = BlockTable(x, resolve_rows(x, **sampling).c)
+    table = BlockTable(x, resolve_rows(x, request.temperature).c)
     weights = table.weights * F.pad(kept, (0, -len(kept) % BLOCK)).view_as(table.x)
     block_mass = table.scale(weights.sum(-1))
     earlier = block_mass.cumsum(-1) - block_mass
     return (earlier[..., None] + table.scale(weights.cumsum(-1))).flatten()[: len(kept)]
-
-
-def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
-    """What is left after each stage that drops tokens, bool [V], by its name."""
-    stages = {"the model": logits > -math.inf}
-    if request.greedy:
-        return stages | {"greedy": mask_logits(logits, 0) > -math.inf}
-    filters: dict[str, Any] = {"temperature": request.temperature}
-    for name in ("top_k", "top_p", "min_p"):
-        filters[name] = getattr(request, name)
-        stages[name.replace("_", "-")] = mask_logits(logits, **filters) > -math.inf
-    return stages

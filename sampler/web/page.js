@@ -1,0 +1,154 @@
+"use strict";
+// Inputs, buttons and keys. One view is asked for at a time, so none is painted out of order.
+
+const FIELDS = ["prompt", "temperature", "top_k", "top_p", "min_p", "seed"];
+const SLIDERS = ["temperature", "top_k", "top_p", "min_p"];
+const KEYS = { d: "draw", t: "count", a: "append", u: "undo" };
+
+let view = null; // as painted
+let dirty = false; // it answers older inputs
+let failed = false; // the inputs have no view
+let counting = data.saved;
+let waiting = 0;
+let queue = Promise.resolve();
+
+// Do `step` after everything before it.
+function enqueue(step) {
+  waiting += 1;
+  byId("main").setAttribute("aria-busy", "true");
+  queue = queue.then(step).catch(fail).then(() => {
+    waiting -= 1;
+    byId("main").setAttribute("aria-busy", String(waiting > 0));
+  });
+}
+
+function changed() {
+  dirty = true;
+  enqueue(load);
+}
+
+async function load() {
+  if (!dirty) return; // an earlier load has read these inputs
+  dirty = false;
+  const state = Object.fromEntries(FIELDS.map((name) => [name, byId(name).value]));
+  state.appended = appended.map((token) => token.id);
+  state.count = counting;
+  show(await loadView(state));
+}
+
+function show(next) {
+  view = next;
+  fail(null);
+  paintTable(view);
+  paintBar(view);
+  paintDraw(view);
+  paintText(view);
+}
+
+// Say what is wrong; null: nothing any more.
+function fail(error) {
+  if (error && !(error instanceof ViewError)) console.error(error);
+  failed = error !== null;
+  byId("error").textContent = failed ? error.message.replace(/\.?$/, ".") : "";
+  byId("main").classList.toggle("stale", failed);
+  for (const name of FIELDS) {
+    byId(name).setAttribute("aria-invalid", String(failed && error.field === name));
+  }
+}
+
+// Change the text by what the newest view says.
+function changeText(change) {
+  enqueue(load);
+  enqueue(() => {
+    change();
+    dirty = true;
+  });
+  enqueue(load);
+}
+
+function takeBack(length) {
+  changeText(() => appended.splice(length));
+  byId("append").focus();
+}
+
+const actions = {
+  draw() {
+    const seed = byId("seed");
+    if (/^\d+$/.test(seed.value)) seed.value = String(BigInt(seed.value) + 1n);
+    changed();
+  },
+  count() {
+    counting = !counting;
+    byId("count").setAttribute("aria-pressed", String(counting));
+    changed();
+  },
+  append() {
+    changeText(() => {
+      if (!failed) appended.push({ id: view.table.drawn_id, view });
+    });
+  },
+  undo() {
+    changeText(() => appended.pop());
+  },
+};
+
+function fillInputs() {
+  for (const name of FIELDS) byId(name).value = data.request[name];
+  for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
+  byId("model").textContent = data.views[0].table.model;
+  byId("count-name").textContent = `Draw ${data.samples}`;
+  byId("draws-name").textContent = `${integer.format(data.samples)} draws`;
+}
+
+function listen() {
+  for (const name of FIELDS) {
+    byId(name).addEventListener("input", () => {
+      if (name === "prompt") appended.length = 0;
+      if (SLIDERS.includes(name)) byId(`${name}-slider`).value = byId(name).value;
+      changed();
+    });
+  }
+  for (const name of SLIDERS) {
+    byId(`${name}-slider`).addEventListener("input", (event) => {
+      byId(name).value = event.target.value;
+      changed();
+    });
+  }
+  for (const [name, action] of Object.entries(actions)) byId(name).addEventListener("click", action);
+  byId("close").addEventListener("click", hideAlternatives);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hideAlternatives();
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("textarea, input:not([type=range])")) return;
+    const button = byId(KEYS[event.key.toLowerCase()] ?? "");
+    if (button && !button.hidden) button.click();
+  });
+}
+
+// A saved page has no library behind it: it goes through the temperatures that were computed.
+function limitToSaved() {
+  for (const name of FIELDS) byId(name).readOnly = true;
+  for (const name of SLIDERS) byId(`${name}-slider`).disabled = name !== "temperature";
+  for (const name of Object.keys(actions)) byId(name).hidden = true;
+  const slider = byId("temperature-slider");
+  const temperatures = data.views.map((view) => view.table.temperature);
+  const describe = () => slider.setAttribute("aria-valuetext", byId("temperature").value);
+  Object.assign(slider, { min: 0, max: temperatures.length - 1, step: 1 });
+  slider.value = temperatures.indexOf(Number(data.request.temperature));
+  describe();
+  slider.addEventListener("input", () => {
+    byId("temperature").value = temperatures[slider.value];
+    describe();
+    changed();
+  });
+  byId("saved-note").hidden = false;
+  byId("saved-note").textContent =
+    `A saved page: fused-sampler ${data.version} computed it beforehand for ` +
+    `${temperatures.length} temperatures, one prompt, one seed and these filters. ` +
+    "Run fused-sampler explore to move everything.";
+}
+
+fillInputs();
+if (data.saved) limitToSaved();
+else listen();
+changed();
