@@ -19,9 +19,8 @@ class SeveralTemperatures(TyperCommand):
 
 def _repeat_option(arguments: Sequence[str]) -> Iterator[str]:
     """`--temperature 0.5 1 2` as `--temperature 0.5 --temperature 1 --temperature 2`."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
     listing, before = False, ""  # whether values may follow; the word before
-    for argument in arguments[:end]:
+    for argument in arguments:
         if listing and before != OPTION:  # the first value stands behind the option already
             listing = _is_number(argument)
             if listing:
@@ -29,7 +28,6 @@ def _repeat_option(arguments: Sequence[str]) -> Iterator[str]:
         yield argument
         listing = listing or argument == OPTION or argument.startswith(f"{OPTION}=")
         before = argument
-    yield from arguments[end:]
 
 
 def _is_number(text: str) -> bool:

@@ -80,6 +80,12 @@ def bars(panel):
 
 
 def hatched(panel):
+    """Which bars are hatched, and grey as they then have to be."""
+    for container in panel.containers:
+        for bar in container:
+            red, green, blue = to_rgb(bar.get_facecolor())
+            grey = red == green == blue
+            assert grey == bool(bar.get_hatch())
     return [[bool(bar.get_hatch()) for bar in container] for container in panel.containers]
 
 
