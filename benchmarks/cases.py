@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "top-p 0.95 at temperature 1.4": {"temperature": 1.4, "top_p": 0.95},
     "mixed batch": {  # lengths without a common factor: 420 rows until one is met again
         "temperature": (0.7, 1.0, 0.0, 1.4, 0.5, 0.8, 1.2),
-        "top_k": (50, 0, 20, 1000, 0),
+        "top_k": (50, 0, 20, 1000, 5),
         "top_p": (0.9, 1.0, 0.95, 0.8),
         "min_p": (0.0, 0.05, 0.1),
     },

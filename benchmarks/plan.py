@@ -52,8 +52,9 @@ def default_cells() -> list[Cell]:
 def quick_cells() -> list[Cell]:
     return _unique(
         [
-            *_cross(["random"], SWEPT, [VOCABS[0], VOCAB], [1, 8], ["fp32"]),
-            *_cross(["real"], SWEPT, [REAL_VOCAB], [1, 8], ["fp32"]),
+            *_cross(["random"], SWEPT, [VOCABS[0]], [SWEEP_BATCH], ["fp32"]),
+            *_cross(["random"], SWEPT, [VOCAB], [1, SWEEP_BATCH], ["fp32"]),
+            *_cross(["real"], SWEPT, [REAL_VOCAB], [1, SWEEP_BATCH], ["fp32"]),
         ]
     )
 

@@ -72,17 +72,13 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
 def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
     """Milliseconds against V or B, a panel for each case that was measured at several."""
     fixed = "batch" if field == "vocab" else "vocab"
-    usual = SWEEP_BATCH if field == "vocab" else VOCAB
-    random = [row for row in rows if row.logits == "random" and getattr(row, fixed) == usual]
-    most = max((len(group_by(own, field)) for own in group_by(random, "case").values()), default=0)
-    panels = {
-        case: own
-        for (case, _), own in group_by(random, "case", "dtype").items()
-        if len(group_by(own, field)) == most
-    }
-    if most < 2:
+    groups = group_by((row for row in rows if row.logits == "random"), fixed, "dtype", "case")
+    sizes = {place: len(group_by(own, field)) for place, own in groups.items()}
+    widest = max(sizes, key=lambda place: sizes[place], default=None)
+    if widest is None or sizes[widest] < 2:
         return None
-    panels = dict(list(panels.items())[-3:])
+    alike = [place for place in groups if place[:2] == widest[:2] and sizes[place] == sizes[widest]]
+    panels = {place[2]: groups[place] for place in alike[:3]}
     figure, axes = figure_of(len(panels), height=4.2)
     names = in_order(row.name for own in panels.values() for row in own)
     for axis, (case, own) in zip(axes, panels.items(), strict=True):
@@ -101,8 +97,8 @@ def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_xlabel("vocabulary V" if field == "vocab" else "batch B")
-    other = f"B = {usual}" if field == "vocab" else f"V = {usual:,}"
-    axes[0].set_ylabel(f"ms, median and p10 to p90 ({other})")
+    other = f"B = {widest[0]}" if field == "vocab" else f"V = {widest[0]:,}"
+    axes[0].set_ylabel(f"ms, median and p10 to p90 ({other}, {widest[1]})")
     legend(figure, {name: title_of(name) for name in names})
     return figure
 

@@ -71,10 +71,12 @@ def warp(
         x = x / temperature
     if isinstance(top_k, torch.Tensor):
         off = top_k == 0
-        last = x.sort(descending=True).values.gather(1, (top_k - 1).clamp(min=0)[:, None])
+        last = x.sort(descending=True).values.gather(
+            1, (top_k - 1).clamp(0, x.shape[-1] - 1)[:, None]
+        )
         x = x.masked_fill((x < last) & ~off[:, None], -torch.inf)
     elif top_k:
-        x = x.masked_fill(x < x.topk(top_k).values[:, -1:], -torch.inf)
+        x = x.masked_fill(x < x.topk(min(top_k, x.shape[-1])).values[:, -1:], -torch.inf)
     if isinstance(top_p, torch.Tensor) or top_p < 1:
         limit = top_p[:, None] if isinstance(top_p, torch.Tensor) else top_p
         values, order = x.sort(descending=True)
