@@ -137,7 +137,7 @@ def test_the_page_says_what_is_estimated(tmp_path, capsys):
     path = gpu_results(tmp_path, Row(**AT, name=OURS, median_ms=0.0321))
     estimate.main(["--measured", str(path), "--out", str(tmp_path / "second")])
     second = capsys.readouterr().out
-    assert "with ~ in front, estimated" in second
+    assert second.startswith("**GPU time, measured; with ~ in front, estimated")
     assert line_of(second, "top-k 50 |").split(" | ")[at] == "32.1"
     stored = json.loads((tmp_path / "second" / "estimate.json").read_text())
     assert [time["basis"] for time in stored].count("measured") == 1
