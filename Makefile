@@ -23,8 +23,17 @@ demo: setup
 	$(BIN)/fused-sampler inspect "The sky is" --temperature 0.8 --top-k 50 --top-p 0.9 \
 		--seed 2 --top 20
 
-test: setup
+test: setup .venv/browser
 	$(BIN)/pytest -n 2
+
+# The explorer's page is tested in Chromium. It is installed where that takes no password; tests that
+# lack it skip and say so.
+.venv/browser: | .venv/ready
+	@{ command -v chromedriver || { test "$$(id -u)" = 0 && timeout 60 apt-get update && \
+		DEBIAN_FRONTEND=noninteractive timeout 300 \
+		apt-get install -y --no-install-recommends chromium chromium-driver; }; } >$@.log 2>&1 || \
+		echo "No Chromium, so its tests skip: apt-get install chromium chromium-driver"
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -49,10 +49,8 @@ def save_page(explorer: Explorer, request: Request, path: Path) -> int:
     """Write a page that needs no server, for `SAVED_TEMPERATURES` and the request's; its bytes."""
     temperatures = sorted({*SAVED_TEMPERATURES, request.temperature})
     console = Console(stderr=True)
-    views = [
-        explorer.view(replace(request, temperature=temperature), samples=SAMPLES)
-        for temperature in track(temperatures, "Computing", console=console, transient=True)
-    ]
+    shown = track(temperatures, "Computing", console=console, disable=not console.is_terminal)
+    views = [explorer.view(replace(request, temperature=t), samples=SAMPLES) for t in shown]
     page = render_page(request, views, saved=True).encode()
     try:
         path.write_bytes(page)

@@ -73,7 +73,6 @@ class View:
     rows: list[Row]
     others: Others
     draw: Draw | None  # None: greedy, nothing is left to chance
-    samples: int  # draws that were counted
 
 
 def view_of(
@@ -128,7 +127,7 @@ def view_of(
         )
     arguments = [f"{name}={value}" for name, value in seeded.items() if value != _OFF.get(name)]
     call = f"sample({', '.join(['logits', *arguments])})"
-    return View(pieces, call, table, rows, others, draw, samples)
+    return View(pieces, call, table, rows, others, draw)
 
 
 def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
