@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .blocks import block_maxima, block_sums, gather_blocks, take
+from .blocks import block_maxima, block_sums, gather_blocks, near_sums, take
 from .params import Rows
 
 
@@ -41,6 +41,9 @@ class Batch(NamedTuple):
 
     def block_sums(self, c: torch.Tensor) -> torch.Tensor:
         return block_sums(self.logits, self.numbers, self.maxima, c)
+
+    def near_sums(self, c: torch.Tensor) -> torch.Tensor:
+        return near_sums(self.logits, self.numbers, self.maxima, c)
 
     def gather_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
         return gather_blocks(self.logits, self.numbers, blocks)

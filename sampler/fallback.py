@@ -15,13 +15,14 @@ from typing import NamedTuple
 import torch
 
 from .batch import Batch
-from .blocks import Scale, row_chunks, weights_and_scale
+from .blocks import Scale, near_error, row_chunks, weights_and_scale
 from .draws import Draws
 from .mass import BEST_MASS, BLOCK, LOG2_E
 from .narrow import KINDS, shortlists
 from .output import SampleOutput, log_probability
 from .params import GREEDY_BELOW, Rows
 
+_NEAR_DRAWS = 4  # draws a row for which near sums are tried: each may need the true ones
 _DRAWN_TOKENS = 2**18  # tokens of the drawn blocks gathered at one time: bounds the memory
 
 
@@ -30,7 +31,7 @@ class Part(NamedTuple):
 
     numbers: Sequence[int]
     tokens: torch.Tensor  # int64 [R, num_samples]
-    mass: torch.Tensor  # int64 [R], of the kept set
+    mass: torch.Tensor  # int64 [R], of the kept set; with `info`, else perhaps near it only
     kept: torch.Tensor | None  # int64 [R]
 
 
@@ -137,7 +138,8 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
         yield Part(group.numbers, tokens, one * BEST_MASS, one)
     elif kind == "all":
         kept = _count_allowed(group) if info else None
-        yield Part(group.numbers, *_draw_from_all(group, draws.select(group.numbers)), kept)
+        drawn = _draw_from_all(group, draws.select(group.numbers), info)
+        yield Part(group.numbers, *drawn, kept)
     else:
         for part, shortlist in shortlists(kind, group):
             kept = shortlist.kept().sum(-1) if info else None
@@ -169,10 +171,33 @@ def _count_allowed(group: Batch) -> torch.Tensor:
     return torch.stack([torch.count_nonzero(x > -torch.inf) for x in rows])
 
 
-def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R]."""
+def _draw_from_all(group: Batch, draws: Draws, info: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R].
+
+    Near sums nearly always tell the token. Log-probabilities need the true ones.
+    """
     c = group.rows.c
-    block_mass = Scale.of(group.maxima, group.row_max, c)(group.block_sums(c))
+    scale = Scale.of(group.maxima, group.row_max, c)
+    if info or draws.num_samples > _NEAR_DRAWS:
+        return _draw_by(group, draws, scale(group.block_sums(c)), slack=0)[:2]
+    near_mass = scale(group.near_sums(c))
+    # With the share u of the row's mass M before a block wrong by e_1 u M and the rest by
+    # e_2 (1 - u) M, r less the mass before the block is wrong by |e_2 - e_1| u (1 - u) M.
+    slack = near_error(near_mass.sum(-1, keepdim=True))
+    tokens, mass, sure = _draw_by(group, draws, near_mass, slack)
+    if not sure.all():
+        rest = (~sure.all(-1)).nonzero()[:, 0].tolist()
+        tokens[rest], mass[rest] = _draw_from_all(group.select(rest), draws.select(rest), True)
+    return tokens, mass
+
+
+def _draw_by(
+    group: Batch, draws: Draws, block_mass: torch.Tensor, slack: torch.Tensor | int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens [R, num_samples] by block masses [R, N], the rows' masses [R], and which are sure.
+
+    Not sure is a token that another would be, were the masses up to a draw wrong by `slack`.
+    """
     upto = block_mass.cumsum(-1)
     mass = upto[:, -1]
     r = draws.below(mass)
@@ -181,13 +206,21 @@ def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tens
 
     step = max(1, _DRAWN_TOKENS // (BLOCK * len(block)))
     pairs = zip(block.split(step, -1), r.split(step, -1), strict=True)
-    return torch.cat([_draw_inside(group, *pair) for pair in pairs], -1), mass
+    inside = [_draw_inside(group, *pair, slack) for pair in pairs]
+    tokens, sure = (torch.cat(part, -1) for part in zip(*inside, strict=True))
+    return tokens, mass, sure
 
 
-def _draw_inside(group: Batch, block: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-    """The tokens at which the cumulative sums inside blocks [R, n] pass r [R, n]."""
+def _draw_inside(
+    group: Batch, block: torch.Tensor, r: torch.Tensor, slack: torch.Tensor | int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens at which the cumulative sums inside blocks [R, n] pass r [R, n].
+
+    And whether they would for `r - slack` and `r + slack` as well.
+    """
     x = group.gather_blocks(block)  # [R, n, 64]
     block_max = group.maxima.gather(-1, block).repeat_interleave(BLOCK, -1)
     weights, scale = weights_and_scale(x.flatten(1), block_max, group.row_max, group.rows.c)
     upto = scale(weights.view_as(x).cumsum(-1).flatten(1)).view_as(x)
-    return block * BLOCK + (upto <= r[..., None]).sum(-1)
+    first, last = ((upto <= end[..., None]).sum(-1) for end in (r - slack, r + slack))
+    return block * BLOCK + first, (first == last) & (r >= slack)

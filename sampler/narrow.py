@@ -6,8 +6,9 @@ shortlist of tokens that surely holds all that the filters can keep:
 - top-k: the k-th largest block maximum is at most the k-th largest logit (k blocks each hold one at
   least that large), so only blocks whose maximum reaches it matter;
 - min-p: the threshold is known, only blocks whose maximum reaches it matter;
-- top-p: a second pass finds the row's mass. The best block maxima alone may hold enough of it, else
-  a sample of the row guesses a bound that the shortlist's own mass proves, else all are taken.
+- top-p: a second pass finds the row's mass, as near as nearly always tells the threshold. The best
+  block maxima alone may hold enough of it, else a sample of the row guesses a bound that the
+  shortlist's own mass proves, else all are taken.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
 from .batch import Batch
-from .blocks import Scale
+from .blocks import Scale, near_error
 from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOWEST
-from .shortlist import BINS, Shortlist, into_bins, needed_mass
+from .shortlist import BINS, RowMass, Shortlist, into_bins, needed_mass
 
 _LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory
 _PASS_TOKENS = 2**21  # logits looked through at one time where the width is a guess
@@ -119,10 +121,11 @@ def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 
 def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """The nucleus of whole rows."""
-    scale = Scale.of(group.maxima, group.row_max, group.rows.c)
-    mass = scale(group.block_sums(group.rows.c)).sum(-1)
-    needed = needed_mass(group.rows.top_p, mass)
-    bound, width = _top_p_bound(group, scale, mass, needed)
+    c = group.rows.c
+    scale = Scale.of(group.maxima, group.row_max, c)
+    mass = scale(group.near_sums(c)).sum(-1)
+    least, most = mass - near_error(mass), mass + near_error(mass)
+    bound, width = _top_p_bound(group, scale, mass, needed_mass(group.rows.top_p, most))
     todo = list(_parts(width.tolist(), _PASS_TOKENS // group.logits.shape[-1]))
     while todo:
         numbers = todo.pop()
@@ -131,13 +134,21 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
         if shortlist is None:  # far more tokens than the sample told
             todo.extend([number] for number in numbers)
             continue
-        threshold, enough = shortlist.nucleus(part.rows.top_p, mass[numbers])
+        row_mass = RowMass(least[numbers], most[numbers], partial(_true_mass, part))
+        threshold, enough = shortlist.nucleus(part.rows.top_p, row_mass)
         if not (enough | (bound[numbers] <= LOWEST)).all():  # the sample guessed too high
             bound[numbers] = bound[numbers].where(enough, LOWEST)
             todo.extend([number] for number in numbers)
             continue
         shortlist.drop(shortlist.x < threshold)
         yield part, shortlist
+
+
+def _true_mass(part: Batch, rows: list[int]) -> torch.Tensor:
+    """The exact mass of some rows of the part."""
+    part = part.select(rows)
+    c = part.rows.c
+    return Scale.of(part.maxima, part.row_max, c)(part.block_sums(c)).sum(-1)
 
 
 def _top_p_bound(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
-from math import ceil
 
 import torch
 
@@ -16,6 +15,29 @@ from .draws import Draws
 _SORTED = 1024  # tokens a row that are sorted without further thought
 BINS = 1024
 _FEW_TOKENS = 128  # up to here Python integers beat the launch of some forty tensor operations
+
+
+class RowMass:
+    """Masses of rows between two bounds, int64 [R]; `true(rows)` works them out for some."""
+
+    def __init__(
+        self,
+        least: torch.Tensor,
+        most: torch.Tensor,
+        true: Callable[[list[int]], torch.Tensor] | None = None,
+    ):
+        self.least, self.most, self.true = least, most, true
+
+    def needed(self, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bounds of `P`, the mass that a nucleus has to reach, [R]."""
+        return needed_mass(top_p, self.least), needed_mass(top_p, self.most)
+
+    def settle(self, unsure: torch.Tensor) -> bool:
+        """Put the true masses in place of the bounds of these rows, bool [R], if it can."""
+        if self.true is not None:
+            rows = unsure.nonzero()[:, 0].tolist()
+            self.least[rows] = self.most[rows] = self.true(rows)
+        return self.true is not None
 
 
 class Shortlist:
@@ -52,11 +74,11 @@ class Shortlist:
         return self.x.masked_fill(~self.kept(), torch.inf).amin(-1)
 
     def nucleus(
-        self, top_p: torch.Tensor, row_mass: torch.Tensor | None = None
+        self, top_p: torch.Tensor, row_mass: RowMass | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The logit at which the mass from the best token down reaches `P`, [R, 1].
 
-        `P` is the share `top_p` [R] of `row_mass` [R], or else of the shortlist's own mass. The
+        `P` is the share `top_p` [R] of the mass of the row, or else of the shortlist itself. The
         second tensor, bool [R], is True where the shortlist surely holds as much as `P`.
         """
         if self.few:
@@ -65,18 +87,24 @@ class Shortlist:
         # mass lies from the sum to the sum + n: nearly always enough to tell where P is reached.
         mass, slack = self.scale(self.weights), self.x.shape[-1]
         total = mass.sum(-1)
-        least, most = (total, total + slack) if row_mass is None else (row_mass, row_mass)
-        first, last = needed_mass(top_p, least) - slack, needed_mass(top_p, most)
-        x, mass, above = _around(self.x, mass, first, last)
+        row_mass = row_mass or RowMass(total, total + slack)
+        first, last = row_mass.needed(top_p)
+        x, mass, above = _around(self.x, mass, first - slack, last)
         best, order = x.sort(descending=True)
         upto = mass.gather(-1, order).cumsum(-1) + above
         threshold = _value_at(best, upto, last)
-        if torch.equal(_value_at(best, upto, first), threshold):
+        same = _value_at(best, upto, first - slack) == threshold
+        if not same.all() and row_mass.settle(~same[:, 0]):
+            first, last = row_mass.needed(top_p)
+            threshold = _value_at(best, upto, last)
+            same = _value_at(best, upto, first - slack) == threshold
+        if same.all():
             return threshold, total >= last
         best, order = self.x.sort(descending=True)
         upto = self._mass_from_best(order)
-        needed = needed_mass(top_p, upto[:, -1] if row_mass is None else row_mass)
-        return _value_at(best, upto, needed), upto[:, -1] >= needed
+        if row_mass.true is None:
+            first = last = needed_mass(top_p, upto[:, -1])
+        return _value_at(best, upto, last), upto[:, -1] >= last
 
     def draw(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [R, num_samples] and the kept mass [R]."""
@@ -96,21 +124,29 @@ class Shortlist:
         return torch.empty_like(added).scatter_(-1, by_block, added).cumsum(-1)
 
     def _nucleus_of_few(
-        self, top_p: torch.Tensor, row_mass: torch.Tensor | None
+        self, top_p: torch.Tensor, row_mass: RowMass | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`nucleus` in Python integers."""
-        needed = None if row_mass is None else needed_mass(top_p, row_mass).tolist()
-        thresholds, enough = [], []
-        rows = zip(self.x.tolist(), self._columns(), top_p.tolist(), strict=True)
-        for row, (x, columns, share) in enumerate(rows):
+        best, sums = [], []
+        for x, columns in zip(self.x.tolist(), self._columns(), strict=True):
             order = sorted(range(len(x)), key=x.__getitem__, reverse=True)
-            upto = list(accumulate(_added_masses(columns, order)))
-            least = max(1, ceil(share * upto[-1])) if needed is None else needed[row]
-            thresholds.append([x[order[min(bisect_left(upto, least), len(x) - 1)]]])
-            enough.append(upto[-1] >= least)
-        device = self.ids.device
-        threshold = torch.tensor(thresholds, dtype=torch.float32, device=device)
-        return threshold, torch.tensor(enough, device=device)
+            best.append([x[i] for i in order])
+            sums.append(list(accumulate(_added_masses(columns, order))))
+        mass = torch.tensor([upto[-1] for upto in sums], device=self.ids.device)
+        row_mass = row_mass or RowMass(mass, mass)
+
+        def reached(needed: torch.Tensor) -> torch.Tensor:
+            rows = zip(best, sums, needed.tolist(), strict=True)
+            found = [[x[min(bisect_left(upto, p), len(x) - 1)]] for x, upto, p in rows]
+            return torch.tensor(found, dtype=torch.float32, device=self.ids.device)
+
+        first, last = row_mass.needed(top_p)
+        threshold = reached(last)
+        same = reached(first) == threshold
+        if not same.all() and row_mass.settle(~same[:, 0]):
+            _, last = row_mass.needed(top_p)
+            threshold = reached(last)
+        return threshold, mass >= last
 
     def _draw_from_few(self, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """`draw` in Python integers."""
