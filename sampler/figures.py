@@ -29,7 +29,7 @@ GROUP = 0.76  # of the height that a token has, filled by its bars
 PLAIN = "#6b7683"  # bars that belong to no temperature
 DROPPED: dict[str, Any] = {"facecolor": "#f4f4f4", "edgecolor": "#a8a8a8", "hatch": "//////"}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.", (0, (9, 2)), (0, (3, 1, 1, 1)))
-_style = matplotlib.rc_context(
+style = matplotlib.rc_context(
     {
         "font.family": FONT,
         "font.size": 9,
@@ -55,7 +55,7 @@ _style = matplotlib.rc_context(
 )
 
 
-@_style
+@style
 def draw_panels(inspections: Sequence[Inspection]) -> Figure:
     """Logits, logits / T and probabilities of the best tokens, for one prompt at temperatures."""
     first = inspections[0]
@@ -74,7 +74,7 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
     _bars(panels[0], places, [row.logit for row in first.tokens], kept_by_any, PLAIN, GROUP)
     handles = []
     for number, (inspection, own, colour) in enumerate(
-        zip(inspections, kept, _colours(len(inspections)), strict=True)
+        zip(inspections, kept, colours(len(inspections)), strict=True)
     ):
         at = [place + (number + 0.5) * width - GROUP / 2 for place in places]
         scaled = [row.scaled_logit for row in inspection.tokens]
@@ -94,14 +94,14 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
     return figure
 
 
-@_style
+@style
 def draw_sweep(inspection: Inspection, curves: Sequence[Curve], name: str) -> Figure:
     """Kept tokens and entropy against the parameter `name`; the inspection tells of what."""
     figure = _figure(inspection, height=3.8)
     count, entropy = panels = figure.subplots(1, 2)
     count.set_title("tokens kept")
     entropy.set_title("entropy of the kept tokens, in bits")
-    for curve, colour, dash in zip(curves, _colours(len(curves)), DASHES, strict=False):
+    for curve, colour, dash in zip(curves, colours(len(curves)), DASHES, strict=False):
         look = {"color": colour, "linestyle": dash, "linewidth": 1.8, "label": curve.label}
         look |= {"clip_on": False, "zorder": 3}  # a line along an axis shows in full
         count.plot(curve.values, curve.kept, **look)
@@ -120,7 +120,7 @@ def draw_sweep(inspection: Inspection, curves: Sequence[Curve], name: str) -> Fi
     return figure
 
 
-@_style
+@style
 def save(figure: Figure, path: Path) -> None:
     """Write PNG, SVG or PDF, by the suffix; without the date, so that equal figures are equal."""
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -171,7 +171,7 @@ def _logarithmic(panel: Axes, axis: str) -> None:
     ticks.set_tick_params(which="minor", length=0)
 
 
-def _colours(count: int) -> list[Any]:
+def colours(count: int) -> list[Any]:
     """From cold to hot; they differ in lightness too, for colour-blind readers and grey paper."""
     ramp = matplotlib.colormaps["plasma"]
     return [ramp(0.05 + 0.65 * place / max(1, count - 1)) for place in range(count)]

@@ -46,5 +46,5 @@ def _grid(name: str, vocabulary: int) -> torch.Tensor:
         return torch.logspace(0, math.log10(vocabulary), POINTS).round().long().unique()
     if name == "top_p":
         tail = 1 - torch.logspace(-2, -4, 9, dtype=torch.float64)  # where thousands of tokens are
-        return torch.cat([torch.linspace(0, 0.98, POINTS), tail.float(), torch.ones(1)])
+        return torch.cat([torch.linspace(0, 0.98, POINTS - 1), tail.float(), torch.ones(1)])
     return torch.logspace(-4, 0, POINTS)  # min_p
