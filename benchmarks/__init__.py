@@ -1,6 +1,9 @@
 """The benchmark suite: `fused-sampler bench`, or `make bench` in a checkout.
 
-- `cases.py`: what is sampled: parameters, vocabularies, batches, logits.
-- `peers/`: what it is compared with, a few lines each.
-- `timing.py`: the clocks of CPU and GPU, calls timed in turn, medians.
+- `cases.py`: what is sampled: parameters, vocabularies, batches, logits. `plan.py` chooses of it.
+- `ours.py` and `peers/`: what is compared, a few lines each.
+- `run.py` goes through the cells, `measure.py` measures one: first `kept_sets.py` compares what
+  each sampler keeps with the contract's, then `timing.py` times those that passed, in turn, on the
+  clock of the CPU or of the GPU, and `footprint.py` counts memory and launches.
+- `results.py` writes CSV and JSON, `report.py` Markdown, `plots.py` and `drawing.py` pictures.
 """

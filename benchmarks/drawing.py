@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ COLOURS = {  # mid tones that differ in lightness, too
     "vllm": "#a0522d",
     FLOOR: INK,
 }
-STYLE = {
+STYLE: dict[str, Any] = {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,

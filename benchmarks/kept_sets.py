@@ -38,7 +38,7 @@ class Contract:
 
     def __init__(self, logits: torch.Tensor, params: Params):
         self.logits = logits[:CHECKED_ROWS]
-        self.params = {
+        self.params: Params = {
             name: value[:CHECKED_ROWS] if isinstance(value, torch.Tensor) else value
             for name, value in params.items()
         }

@@ -58,8 +58,7 @@ def measure(
             draw(x)
     calls = {name: _rotating(draw, inputs) for name, draw in {**draws, FLOOR: read_once}.items()}
     times = {name: spread(own) for name, own in time_in_turn(calls, seconds, clock).items()}
-    if device.type == "cuda":  # a copy reads once and writes once
-        times[FLOOR] = times[FLOOR]._replace(**{k: getattr(times[FLOOR], k) / 2 for k in _TIMES})
+    times[FLOOR] = floor_of(times[FLOOR], device)
 
     nbytes = inputs[0].numel() * inputs[0].element_size()
     rows = []
@@ -103,15 +102,19 @@ def enter(contender: Peer, logits: torch.Tensor, params: Params, contract: Contr
 
 
 def read_once(logits: torch.Tensor) -> torch.Tensor:
-    """The floor: each logit is read once. On a GPU the copy that shows the memory's bandwidth."""
+    """Each logit is read once; on a GPU, the copy that shows the memory's bandwidth."""
     return logits.clone() if logits.device.type == "cuda" else logits.amax(-1)
+
+
+def floor_of(measured: Spread, device: torch.device) -> Spread:
+    """The time of one read. A GPU's copy reads once and writes once."""
+    median, p10, p90, calls = measured
+    planes = 2 if device.type == "cuda" else 1
+    return Spread(median / planes, p10 / planes, p90 / planes, calls)
 
 
 def _rotating(draw: Draw, inputs: list[torch.Tensor]) -> Call:
     return lambda number: draw(inputs[number % len(inputs)])
-
-
-_TIMES = ("median", "p10", "p90")
 
 
 def _figures(own: Spread, times: Mapping[str, Spread], nbytes: int) -> dict:

@@ -42,7 +42,7 @@ class Fixed:
 
 
 class KeepsAll(Peer):
-    """A wrong sampler: no filter."""
+    """No filter, which is wrong where there is one."""
 
     name, title = "keeps-all", "keeps all"
 
@@ -177,6 +177,27 @@ def test_inputs_of_a_cell_are_different_rows():
     inputs = measuring.make_inputs(CELL._replace(batch=1), CPU)
     assert len(inputs) == 16 and len({x[0, 0].item() for x in inputs}) == 16
     assert [len(x) for x in measuring.make_inputs(CELL._replace(batch=64), CPU)] == [64, 64]
+
+
+def test_calls_go_through_the_inputs():
+    seen, turns = [], []
+
+    class Looks(KeepsAll):
+        def prepare(self, params):
+            return lambda logits: seen.append(logits[0, 0].item()) or logits.argmax(-1)
+
+    class Turn:
+        def turn(self, call, first):
+            seen.clear()
+            for number in range(20):
+                call(number)
+            turns.append(list(seen))
+            return [1.0]
+
+    cell = Cell("random", "temperature 0.8", 300, 1, "fp32")
+    measured(Looks(), clock=Turn(), cell=cell)
+    firsts = [x[0, 0].item() for x in measuring.make_inputs(cell, CPU)]
+    assert turns[1] == [*firsts, *firsts[:4]]  # ours has the first turn
 
 
 def test_the_default_plan_covers_every_case_vocabulary_and_batch():

@@ -20,6 +20,7 @@ from fused_sampler.benchmarks import cases, timing
 from fused_sampler.benchmarks.cases import CASES, make_logits, row_params
 from fused_sampler.benchmarks.footprint import count, kernels_among
 from fused_sampler.benchmarks.kept_sets import Contract, Difference
+from fused_sampler.benchmarks.measure import floor_of
 from fused_sampler.benchmarks.peers import PEERS, base
 from fused_sampler.benchmarks.timing import CPUClock, CUDAClock, spread, time_in_turn
 
@@ -83,6 +84,18 @@ def test_ties_of_the_boundary_are_told_from_other_differences():
     assert probability == pytest.approx(e(3) / (e(3) + 2 * e(2)), abs=1e-6)  # fp32 softmax
     assert contract.difference(by_position).is_rounding
     assert not contract.difference(without_the_best).is_rounding
+
+
+def test_a_difference_is_rounding_only_if_few_tokens_and_little_probability_are_in_it():
+    assert Difference(tokens=9, beyond_ties=1, kept=100, probability=0.01).is_rounding
+    assert not Difference(tokens=2, beyond_ties=2, kept=100, probability=0.001).is_rounding
+    assert not Difference(tokens=1, beyond_ties=1, kept=1000, probability=0.02).is_rounding
+
+
+def test_the_floor_of_a_gpu_is_half_a_copy():
+    copy = timing.Spread(2.0, 1.0, 3.0, 9)
+    assert floor_of(copy, torch.device("cuda")) == (1.0, 0.5, 1.5, 9)
+    assert floor_of(copy, CPU) == copy
 
 
 def test_turns_alternate_and_the_inputs_go_on():

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from ctypes import POINTER, Structure, c_bool, c_float, c_int32, c_int64, c_size_t, c_uint32
 from ctypes import c_void_p as pointer
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +89,7 @@ class _Chain:
     def __init__(self, params: Params, draws: bool):
         self.lib = lib = _library()
         self.chain = lib.llama_sampler_chain_init(ChainParams(no_perf=True))
-        makers = {
+        makers: dict[str, Callable[[Any], Any]] = {
             "top_k": lib.llama_sampler_init_top_k,
             "temperature": lib.llama_sampler_init_temp,
             "top_p": lambda p: lib.llama_sampler_init_top_p(p, 1),
