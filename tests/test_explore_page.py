@@ -375,6 +375,12 @@ def test_letters_press_the_buttons_but_not_while_typing(page):
     assert len(page.all("#text .token")) == 2
     page.press("u")
     assert len(page.all("#text .token")) == 1
+    page.run(  # a key that is held down
+        """const key = { key: "a", repeat: true, bubbles: true };
+        document.body.dispatchEvent(new KeyboardEvent("keydown", key))"""
+    )
+    page.wait()
+    assert len(page.all("#text .token")) == 1
     page.find("prompt").click()
     page.press("d")
     assert page.find("prompt").get_attribute("value") == f"{PROMPT}d"

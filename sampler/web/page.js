@@ -118,7 +118,7 @@ function listen() {
   byId("close").addEventListener("click", hideAlternatives);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideAlternatives();
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.target.matches("textarea, input:not([type=range])")) return;
     const button = byId(KEYS[event.key.toLowerCase()] ?? "");
     if (button && !button.hidden) button.click();
