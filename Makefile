@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A CPU build of PyTorch: a plain `torch` would bring several gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint check test-gpu bench test-compat clean
+.PHONY: setup demo test lint check test-gpu bench bench-check test-compat clean
 
 setup: .venv/ready
 
@@ -54,6 +54,12 @@ test-gpu: setup
 bench: setup
 	-$(BIN)/pip install -q --only-binary :all: xllamacpp
 	$(BIN)/fused-sampler bench
+	$(BIN)/python -m fused_sampler.benchmarks.estimate --measured bench-results/results.json
+	$(BIN)/python -m fused_sampler.benchmarks.end_to_end
+
+# Fails when a ratio is below the recorded one by more than the noise.
+bench-check: setup
+	$(BIN)/python -m fused_sampler.benchmarks.check
 
 # With the oldest transformers and Triton that are supported (that Triton needs an older NumPy).
 test-compat:
