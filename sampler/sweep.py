@@ -43,7 +43,8 @@ def _grid(name: str, vocabulary: int) -> torch.Tensor:
     if name == "temperature":
         return torch.linspace(0.1, 5, POINTS - 1)
     if name == "top_k":
-        return torch.logspace(0, math.log10(vocabulary), POINTS).round().long().unique()
+        ends = 0, math.log10(vocabulary)
+        return torch.logspace(*ends, POINTS, dtype=torch.float64).round().long().unique()
     if name == "top_p":
         tail = 1 - torch.logspace(-2, -4, 9, dtype=torch.float64)  # where thousands of tokens are
         return torch.cat([torch.linspace(0, 0.98, POINTS - 1), tail.float(), torch.ones(1)])
