@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -39,7 +39,7 @@ def run_suite(
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, highlight=False)
     lines = list(left_out)
-    contenders = {}
+    contenders: dict[str, Peer] = {}
     for contender in (Ours(), OursInGraph(), *peers):
         reason = contender.unavailable(device)
         if reason is None:
@@ -52,37 +52,36 @@ def run_suite(
         console.print(escape(line), style="dim", soft_wrap=True)
 
     rows: list[Row] = []
-    measured = 0
+    finished = False
     try:
-        with _progress(console) as progress:
-            task = progress.add_task("", total=len(cells))
-            clock = clock_for(device)
-            for cell in cells:
-                progress.update(task, description=escape(str(cell)))
-                try:
-                    rows += measure(cell, contenders, device, clock, seconds)
-                    measured += 1
-                except ModelError as error:
-                    lines.append(f"{cell}: {error}.")
-                progress.advance(task)
+        clock = clock_for(device)
+        for cell in _shown(cells, console):
+            try:
+                rows += measure(cell, contenders, device, clock, seconds)
+            except ModelError as error:
+                lines.append(f"{cell}: {error}.")
+                console.print(escape(lines[-1]), soft_wrap=True)
+        finished = True
     except KeyboardInterrupt:
+        measured = len(rows) // (len(contenders) + 1)  # the floor has a row, too
         lines.append(f"Interrupted: {measured} of {len(cells)} cells were measured.")
     if rows:
         run = facts(device, command) | {"left_out": lines}
-        written = [*write_results(folder, run, rows), *draw_plots(folder, rows)]
         summary = folder / "summary.md"
         summary.write_text(write_report(run, rows))
+        written = [summary, *write_results(folder, run, rows), *draw_plots(folder, rows)]
         print(ratio_table(rows))
-        names = ", ".join(path.name for path in [summary, *written])
+        names = ", ".join(path.name for path in written)
         console.print(escape(f"{folder}: {names}"), soft_wrap=True)
-    return measured == len(cells)
+    return finished
 
 
-def _progress(console: Console) -> Progress:
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    return Progress(*columns, console=console)
+def _shown(cells: Sequence[Cell], console: Console) -> Iterator[Cell]:
+    """The cells, with a bar that says which one is measured."""
+    bar = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*bar, TextColumn("{task.description}"), console=console) as progress:
+        task = progress.add_task("", total=len(cells))
+        for cell in cells:
+            progress.update(task, description=escape(str(cell)))
+            yield cell
+            progress.advance(task)

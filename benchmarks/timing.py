@@ -43,8 +43,8 @@ class CPUClock:
 class CUDAClock:
     """Device events around each call, the L2 cache flushed before it.
 
-    A turn is queued as a whole and read at its end: writing through the cache takes the GPU longer
-    than it takes Python to queue the next call, which would be timed with it otherwise.
+    A turn is queued as a whole and read at its end. While the GPU flushes, Python queues the call;
+    only what it needs beyond that is timed with it.
     """
 
     def __init__(self, device: torch.device):

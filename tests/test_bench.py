@@ -139,6 +139,20 @@ def test_a_wrong_peer_is_reported_and_not_timed():
     assert rows["draws-the-worst"].note == "it drew a token that it does not keep"
 
 
+def test_a_peer_that_raises_is_reported_and_not_timed():
+    class Raises(KeepsAll):
+        def mask(self, logits, params):
+            raise RuntimeError("no kernel\nfor this device")
+
+    assert measured(Raises())["keeps-all"].note == "it failed: no kernel for this device"
+
+
+def test_an_error_of_ours_is_not_swallowed(monkeypatch):
+    monkeypatch.setattr(ours, "mask_logits", lambda logits, **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measured()
+
+
 def test_a_run_fails_where_ours_keeps_something_else(monkeypatch, tmp_path):
     right = ours.mask_logits
 
@@ -260,7 +274,7 @@ def test_real_rows_that_cannot_be_had_are_left_out(monkeypatch, tmp_path, capsys
         models, "load_model", lambda: (_ for _ in ()).throw(models.ModelError("not installed"))
     )
     cells = [CELL, CELL._replace(logits="real", vocab=49_152)]
-    assert not run_suite(cells, [], CPU, tmp_path, seconds=0.0)
+    assert run_suite(cells, [], CPU, tmp_path, seconds=0.0)
     left_out = json.loads((tmp_path / "results.json").read_text())["run"]["left_out"]
     assert left_out == ["top-k 50, real fp32, V=49,152, B=2: not installed."]
 

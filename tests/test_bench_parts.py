@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -206,3 +209,12 @@ def test_more_real_rows_are_written_by_the_model():
     x = make_logits("real", 28, cases.REAL_VOCAB)
     assert x.shape == (28, cases.REAL_VOCAB) and x.isfinite().all()
     assert len(x.unique(dim=0)) == 28
+
+
+def test_the_suite_is_importable_from_the_package_alone(tmp_path):
+    code = "import fused_sampler.benchmarks.peers, importlib.util as util\n"
+    code += "print(util.find_spec('benchmarks'))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert str(Path(__file__).resolve().parents[1]) not in found
