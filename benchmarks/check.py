@@ -56,7 +56,7 @@ def ratios_of(cell: Cell, rounds: int, clock: Clock) -> dict[str, list[float]]:
     contract = Contract(inputs[0], params)
     draws = {FLOOR: read_once}
     for sampler in (Ours(), PEERS[THEIRS]):
-        entrant = enter(sampler, inputs[0], params, contract)
+        entrant = enter(sampler, inputs, params, contract)
         if entrant.draw is None:
             raise WrongResult(f"{sampler.name} is not timed at {cell}: {entrant.note}")
         draws[sampler.name] = entrant.draw

@@ -38,7 +38,7 @@ def timed(benchmark, draw, logits, group):
 def test_sample(benchmark, case, kind, vocab, batch, sampler):
     logits = make_logits(kind, batch, vocab, device=DEVICE)
     params = row_params(case, batch, DEVICE)
-    entrant = enter(sampler, logits, params, Contract(logits, params))
+    entrant = enter(sampler, [logits], params, Contract(logits, params))
     assert entrant.draw, entrant.note  # a wrong result is not timed
     timed(benchmark, entrant.draw, logits, f"{case}, {kind}, V={vocab}, B={batch}")
 
