@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -42,7 +43,13 @@ def make_folder(path: Path) -> None:
 def run(command: Callable[[], int | None]) -> NoReturn:
     """Run a command and leave with its exit status: 1 for an error, 130 for Ctrl-C."""
     try:
-        sys.exit(command())
+        status = command()
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it a place that takes the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, ImportError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(1)

@@ -44,3 +44,13 @@ def test_an_error_is_one_line_and_no_traceback(tmp_path):
         "--measured 'none.json' is no results.json that fused-sampler bench wrote"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    code = "from fused_sampler.benchmarks import command; command.run(lambda: print('x' * 2**20))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.wait(timeout=120) == 1
+        assert process.stderr.read() == ""
