@@ -32,6 +32,7 @@ from .kept_sets import Contract
 from .measure import WrongResult, enter, make_inputs, read_once
 from .ours import Ours
 from .peers import PEERS
+from .peers.base import Draw
 from .plan import VOCAB, Cell
 from .report import MAIN_CASES
 from .results import FLOOR, facts
@@ -54,7 +55,7 @@ def ratios_of(cell: Cell, rounds: int, clock: Clock) -> dict[str, list[float]]:
     inputs = make_inputs(cell, CPU)
     params = row_params(cell.case, cell.batch)
     contract = Contract(inputs[0], params)
-    draws = {FLOOR: read_once}
+    draws: dict[str, Draw] = {FLOOR: read_once}
     for sampler in (Ours(), PEERS[THEIRS]):
         entrant = enter(sampler, inputs, params, contract)
         if entrant.draw is None:

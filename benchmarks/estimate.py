@@ -52,7 +52,7 @@ def traffic_table(planes: Sequence[dict[str, Any]]) -> str:
     lines = []
     for case, title in _by_case((case, title) for case, title, _ in found):
         rows = [found[case, title, logits] for logits in LOGITS]
-        cells = (_range(*row["planes"], digits=3) for row in rows)
+        cells = (_range(row["planes"], digits=3) for row in rows)
         lines.append([case, title, *cells, str(rows[0]["launches"]), rows[0]["source"]])
     return _markdown(head, lines)
 
@@ -87,14 +87,14 @@ def _microseconds(time: Time | None) -> str:
     if time is None:
         return "-"
     if time.basis == MEASURED:
-        return _range(time.least_us, time.most_us, digits=3)
-    return "~" + _range(time.least_us, time.most_us, digits=2)
+        return _range((time.least_us, time.most_us), digits=3)
+    return "~" + _range((time.least_us, time.most_us), digits=2)
 
 
-def _range(least: float, most: float, digits: int) -> str:
+def _range(ends: Iterable[float], digits: int) -> str:
     """Both ends to so many digits, or one number where they are the same."""
-    ends = [f"{float(f'{value:.{digits}g}'):,g}" for value in (least, most)]
-    return " to ".join(dict.fromkeys(ends))
+    shown = (f"{float(f'{value:.{digits}g}'):,g}" for value in ends)
+    return " to ".join(dict.fromkeys(shown))
 
 
 def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

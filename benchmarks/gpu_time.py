@@ -14,6 +14,7 @@ program draws.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from typing import Any, NamedTuple
 
 from .report import title_of
@@ -61,22 +62,27 @@ def microseconds(gpu: GPU, planes: float, launches: int, batch: int, vocab: int)
 
 def estimates(planes: Iterable[dict[str, Any]]) -> list[Time]:
     """For each GPU, each row of `planes.json` and each batch."""
-    return [
-        Time(
-            gpu.name,
-            *(row[key] for key in ("logits", "case", "name", "title")),
-            batch,
-            *(
-                microseconds(gpu, amount, row["launches"], batch, LOGITS[row["logits"]][1])
-                for amount in row["planes"]
-            ),
-            ESTIMATE,
-            row["source"],
+    times = []
+    for gpu, row, batch in product(GPUS, planes, BATCHES):
+        _, vocab = LOGITS[row["logits"]]
+        least, most = (
+            microseconds(gpu, amount, row["launches"], batch, vocab) for amount in row["planes"]
         )
-        for gpu in GPUS
-        for row in planes
-        for batch in BATCHES
-    ]
+        times.append(
+            Time(
+                gpu=gpu.name,
+                logits=row["logits"],
+                case=row["case"],
+                name=row["name"],
+                title=row["title"],
+                batch=batch,
+                least_us=least,
+                most_us=most,
+                basis=ESTIMATE,
+                source=row["source"],
+            )
+        )
+    return times
 
 
 def measured(results: dict[str, Any]) -> list[Time]:
@@ -87,11 +93,16 @@ def measured(results: dict[str, Any]) -> list[Time]:
     names = {gpu.reported: gpu.name for gpu in GPUS}
     return [
         Time(
-            names.get(run["gpu"], run["gpu"]),
-            *(row["logits"], row["case"], row["name"], title_of(row["name"]), row["batch"]),
-            *[1e3 * row["median_ms"]] * 2,
-            MEASURED,
-            f"{run['command']} at commit {run['commit']}",
+            gpu=names.get(run["gpu"], run["gpu"]),
+            logits=row["logits"],
+            case=row["case"],
+            name=row["name"],
+            title=title_of(row["name"]),
+            batch=row["batch"],
+            least_us=1e3 * row["median_ms"],
+            most_us=1e3 * row["median_ms"],
+            basis=MEASURED,
+            source=f"{run['command']} at commit {run['commit']}",
         )
         for row in results["rows"]
         if row["median_ms"] is not None
