@@ -1,24 +1,14 @@
-"""What the explorer's tests share: an explorer of a tiny model, its server, and what it answers."""
+"""What the explorer's tests share: a request, a server, and what it answers."""
 
 import json
 import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
 
-from tiny_model import save_tiny_model
-
 from fused_sampler.cli_request import Request
-from fused_sampler.explore import Explorer
 from fused_sampler.explore_server import ExploreServer
-from fused_sampler.models import load_model
 
 PROMPT = "The sky is"
-
-
-def tiny_explorer(folder):
-    """An explorer of a model with 257 tokens, one a byte."""
-    save_tiny_model(folder)
-    return Explorer(load_model(str(folder)))
 
 
 def request_of(prompt=PROMPT, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0):

@@ -17,15 +17,15 @@ import torch
 pytest.importorskip("typer", reason="needs the `cli` extra")
 pytest.importorskip("transformers", reason="needs the `hf` extra")
 
-from explorer import PROMPT, ask, ask_view, request_of, serving, tiny_explorer
-from tiny_model import END, POSITIONS
+from explorer import PROMPT, ask, ask_view, request_of, serving
+from tiny_model import END, POSITIONS, save_tiny_model
 
 from fused_sampler import cli_explore, mask_logits, sample, softmax
 from fused_sampler.cli import main
 from fused_sampler.explore import Explorer
 from fused_sampler.explore_page import SAVED_TEMPERATURES, SCRIPTS, render_page
 from fused_sampler.explore_view import SAMPLES, TOP
-from fused_sampler.models import LoadedModel
+from fused_sampler.models import LoadedModel, load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLINGS = [
@@ -39,12 +39,14 @@ SAMPLINGS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tiny")
+    path = tmp_path_factory.mktemp("tiny")
+    save_tiny_model(path)
+    return path
 
 
 @pytest.fixture(scope="module")
 def explorer(folder):
-    return tiny_explorer(folder)
+    return Explorer(load_model(str(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +379,8 @@ def test_program_prints_its_address_and_ends_with_ctrl_c(folder):
         assert readable, "no address within two minutes"
         line = process.stdout.readline()
         start, end = "The explorer is at http://127.0.0.1:", "/ (Ctrl-C stops it)\n"
-        assert line.startswith(start) and line.endswith(end)
+        assert line.startswith(start), process.stderr.read()
+        assert line.endswith(end)
         there = SimpleNamespace(server_port=int(line[len(start) : -len(end)]))
         assert ask_view(there)[0] == 200
         process.send_signal(signal.SIGINT)

@@ -1,6 +1,7 @@
 """The explorer's page in a headless Chromium: it shows what the library says of its inputs."""
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -12,12 +13,15 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 pytest.importorskip("selenium", reason="needs Selenium")
 
 from browser import Page, chromium
-from explorer import PROMPT, request_of, serving, tiny_explorer
+from explorer import PROMPT, request_of, serving
 from selenium.webdriver.common.keys import Keys
+from tiny_model import save_tiny_model
 
 from fused_sampler import mask_logits, sample, softmax
+from fused_sampler.explore import Explorer
 from fused_sampler.explore_page import save_page
 from fused_sampler.explore_view import SAMPLES, TOP
+from fused_sampler.models import load_model
 
 REQUEST = request_of(temperature=0.8, top_k=40, top_p=0.95, seed=7)
 SAMPLING = REQUEST.sampling
@@ -32,7 +36,9 @@ def driver():
 
 @pytest.fixture(scope="module")
 def explorer(tmp_path_factory):
-    return tiny_explorer(tmp_path_factory.mktemp("tiny"))
+    folder = tmp_path_factory.mktemp("tiny")
+    save_tiny_model(folder)
+    return Explorer(load_model(str(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +270,19 @@ def test_new_prompt_starts_anew(page, explorer):
     assert drawn(page) == [token]
 
 
+def test_new_prompt_while_an_answer_is_on_its_way(page):
+    page.click("append")
+    page.run(
+        """const real = window.fetch;
+        const later = (...all) => new Promise((go) => setTimeout(go, 300)).then(() => real(...all));
+        window.fetch = later;
+        document.getElementById("append").click();"""
+    )
+    page.set(prompt="abc")
+    assert page.all("#text .token") == []
+    assert page.text("text").startswith("abc")
+
+
 def test_line_breaks_and_markup_are_text(page):
     page.set(prompt="<b>a</b>\n  & c")
     assert page.run("return document.querySelector('#text span').textContent") == "<b>a</b>\n  & c"
@@ -299,6 +318,8 @@ def test_errors_show_and_go_away(troubled, name, value, words):
     assert troubled.text("error") == words
     assert troubled.find(name).get_attribute("aria-invalid") == "true"
     assert "stale" in troubled.find("main").get_attribute("class")
+    if name in SAMPLING and not re.match(r"[-\d]", value):
+        assert float(troubled.find(f"{name}-slider").get_attribute("value")) == SAMPLING[name]
     troubled.set(**{name: good})
     assert not troubled.find("error").is_displayed()
     assert troubled.find(name).get_attribute("aria-invalid") == "false"

@@ -31,18 +31,19 @@ async function load() {
   if (!dirty) return; // an earlier load has read these inputs
   dirty = false;
   const state = Object.fromEntries(FIELDS.map((name) => [name, byId(name).value]));
-  state.appended = appended.map((token) => token.id);
+  const tokens = [...appended]; // a new prompt may empty the list before the answer comes
+  state.appended = tokens.map((token) => token.id);
   state.count = counting;
-  show(await loadView(state));
+  show(await loadView(state), tokens);
 }
 
-function show(next) {
+function show(next, tokens) {
   view = next;
   fail(null);
   paintTable(view);
   paintBar(view);
   paintDraw(view);
-  paintText(view);
+  paintText(view, tokens);
 }
 
 // Say what is wrong; null: nothing any more.
@@ -104,7 +105,8 @@ function listen() {
   for (const name of FIELDS) {
     byId(name).addEventListener("input", () => {
       if (name === "prompt") appended.length = 0;
-      if (SLIDERS.includes(name)) byId(`${name}-slider`).value = byId(name).value;
+      const value = parseFloat(byId(name).value); // without a number, the slider stays
+      if (SLIDERS.includes(name) && !isNaN(value)) byId(`${name}-slider`).value = value;
       changed();
     });
   }
@@ -151,4 +153,4 @@ function limitToSaved() {
 fillInputs();
 if (data.saved) limitToSaved();
 else listen();
-changed();
+enqueue(async () => show(await savedView(data.request), []));

@@ -29,6 +29,7 @@ async function servedView(state) {
   return answer;
 }
 
+// One of the views that came with the page.
 async function savedView(state) {
   return data.views.find((view) => view.table.temperature === Number(state.temperature));
 }

@@ -6,31 +6,31 @@ const LISTED = 8; // alternatives
 const appended = []; // {id, view}: a token, and the view that it was drawn from
 let shownText = "";
 
-function paintText(view) {
+function paintText(view, tokens) {
   const drawn = view.rows.find((row) => row.drawn);
-  const key = JSON.stringify([view.table.prompt, appended.map((token) => token.id), view.pieces]);
+  const key = JSON.stringify([view.table.prompt, tokens.map((token) => token.id), view.pieces]);
   if (key !== shownText) {
     shownText = key;
     hideAlternatives();
-    const tokens = view.pieces.map((piece, i) => {
-      const label = appended[i].view.rows.find((row) => row.drawn).label;
+    const buttons = view.pieces.map((piece, i) => {
+      const label = tokens[i].view.rows.find((row) => row.drawn).label;
       const button = make("button", "token", piece || label);
       button.type = "button";
       button.title = `${label}: show its alternatives`;
-      button.addEventListener("focus", () => showAlternatives(i));
-      button.addEventListener("click", () => showAlternatives(i)); // not every browser focuses it
+      button.addEventListener("focus", () => showAlternatives(tokens[i], i));
+      button.addEventListener("click", () => showAlternatives(tokens[i], i)); // not every browser focuses it
       return button;
     });
     const next = make("span", "next");
     next.id = "next";
-    byId("text").replaceChildren(make("span", "", view.table.prompt), ...tokens, next);
+    byId("text").replaceChildren(make("span", "", view.table.prompt), ...buttons, next);
   }
   byId("next").textContent = drawn.token;
   byId("next").title = `${drawn.label}: the next token, not appended yet`;
 }
 
-function showAlternatives(i) {
-  const { rows, table } = appended[i].view;
+function showAlternatives(token, i) {
+  const { rows, table } = token.view;
   const items = rows.filter((row, place) => place < LISTED || row.drawn).map((row) => {
     const item = make("li", row.drawn ? "drawn" : row.kept ? "" : "dropped");
     item.append(make("span", "label", row.label), make("span", "number", share(row.probability)));
