@@ -77,11 +77,14 @@ def run_suite(
 
 
 def _shown(cells: Sequence[Cell], console: Console) -> Iterator[Cell]:
-    """The cells, with a bar that says which one is measured."""
-    bar = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*bar, TextColumn("{task.description}"), console=console) as progress:
+    """The cells, with a bar that says which one is measured; in a log, with a line each."""
+    bar = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    terminal = console.is_terminal
+    with Progress(*bar, console=console, disable=not terminal) as progress:
         task = progress.add_task("", total=len(cells))
-        for cell in cells:
+        for number, cell in enumerate(cells, 1):
+            if not terminal:
+                console.print(f"{number} of {len(cells)}: {escape(str(cell))}", soft_wrap=True)
             progress.update(task, description=escape(str(cell)))
             yield cell
             progress.advance(task)

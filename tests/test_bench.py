@@ -81,6 +81,7 @@ def test_a_run_writes_csv_json_markdown_and_pictures(tmp_path, capsys):
 
     printed = capsys.readouterr()
     assert "13 cells, no GPU: this measures the PyTorch backend" in printed.err
+    assert "13 of 13: top-p 0.9, all equal bf16, V=200, B=8\n" in printed.err
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["run"]["device"] == "cpu"
     assert result["run"]["threads"] == torch.get_num_threads()
