@@ -109,13 +109,14 @@ class Page:
         self.wait()
 
     def rows(self):
-        """Of each shown row: kept, dropped or drawn, token id, cells, and widths of its bars."""
+        """Of each shown row: kept, dropped or drawn, token id, cells, bars, and expected draws."""
         return self.run(
             """return [...document.querySelectorAll("#rows tr:not(.empty)")].map((row) => ({
               kind: row.classList[0],
               id: Number(row.querySelector("th").title.split(", id ").pop()),
               cells: [...row.children].map((cell) => cell.textContent),
               bars: [...row.querySelectorAll(".bar i")].map((bar) => parseFloat(bar.style.width)),
+              mark: parseFloat(row.querySelector(".bar b").style.left),
             }))"""
         )
 

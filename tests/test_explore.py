@@ -373,7 +373,9 @@ def test_program_prints_its_address_and_ends_with_ctrl_c(folder):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = {name: v for name, v in os.environ.items() if not name.endswith("DISPLAY")}
     arguments = [program, "explore", PROMPT, "--model", str(folder)]
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's "&"
     process = subprocess.Popen(arguments, env=environment, **pipes)
+    signal.signal(signal.SIGINT, handler)
     try:
         readable, _, _ = select.select([process.stdout], [], [], 120)
         assert readable, "no address within two minutes"

@@ -116,15 +116,39 @@ def test_filter_sliders_drop_what_the_library_drops(page, logits, name, value):
     assert page.text("kept").startswith(f"{int(kept.sum())} of 257 tokens kept, ")
 
 
-def test_dragging_ends_at_the_last_value(page):
-    for value in (5, 0, 3):
-        page.drag("temperature", value)
+def test_dragging_ends_at_the_last_value(page, server):
+    for times, value in enumerate((5, 0, 3), start=1):
+        page.drag("temperature", value)  # inputs that come at once are answered once
+        assert page.resources() == [f"{server.url}view"] * times
         scaled = page.rows()[0]["cells"][SCALED]
         logit = float(page.rows()[0]["cells"][LOGIT])
         if value:
             assert float(scaled) == pytest.approx(logit / value, abs=0.01)  # both are rounded
         else:
             assert scaled == "\N{EN DASH}"
+
+
+def test_late_answer_does_not_replace_a_newer_one(page):
+    page.run(
+        """const real = window.fetch;
+        let delay = 400;
+        window.fetch = async (...all) => {
+          const wait = delay;
+          delay = 0;
+          await new Promise((go) => setTimeout(go, wait));
+          return real(...all);
+        };
+        const slider = document.getElementById("top_k-slider");
+        const move = (value) => {
+          slider.value = value;
+          slider.dispatchEvent(new Event("input"));
+        };
+        move(3);
+        setTimeout(() => move(5), 50);"""
+    )
+    page.until("return document.getElementById('top_k').value === '5'")
+    page.wait()
+    assert page.text("kept").startswith("5 of 257 tokens kept")
 
 
 def test_nothing_moves_while_a_slider_is_dragged(page):
@@ -201,6 +225,12 @@ def test_thousand_draws_are_those_of_sample(page, logits):
     assert sum(int(observed) for observed, _ in cells) + int(others) == SAMPLES
     total = sum(float(number) for _, number in cells) + float(expected)
     assert total == pytest.approx(SAMPLES, abs=0.05 * (len(cells) + 1))  # each is rounded
+    best, *_ = rows = page.rows()
+    for row in rows:  # bars and marks on one axis
+        observed, expected = (float(number) for number in row["cells"][DRAWS].split(" / "))
+        unit = best["bars"][3] / int(counts[best["id"]])
+        assert row["bars"][3] == pytest.approx(observed * unit, abs=1e-3)  # CSS keeps 6 digits
+        assert row["mark"] == pytest.approx(expected * unit, abs=0.06 * unit)  # rounded
     page.click("count")
     assert page.text("others-draws").startswith("\N{EN DASH}")
 

@@ -57,9 +57,8 @@ function fail(error) {
   }
 }
 
-// Change the text by what the newest view says.
+// Change the text, by what the view of all earlier inputs says.
 function changeText(change) {
-  enqueue(load);
   enqueue(() => {
     change();
     dirty = true;

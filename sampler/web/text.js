@@ -17,8 +17,9 @@ function paintText(view, tokens) {
       const button = make("button", "token", piece || label);
       button.type = "button";
       button.title = `${label}: show its alternatives`;
-      button.addEventListener("focus", () => showAlternatives(tokens[i], i));
-      button.addEventListener("click", () => showAlternatives(tokens[i], i)); // not every browser focuses it
+      for (const kind of ["focus", "click"]) { // a click does not focus in every browser
+        button.addEventListener(kind, () => showAlternatives(tokens[i], i));
+      }
       return button;
     });
     const next = make("span", "next");
