@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .mass import BEST_WEIGHT, BLOCK, EXP2_COEFFICIENTS, LOWEST
+from .mass import BLOCK, EXP2_COEFFICIENTS, LOWEST
 
 CHUNK = 2**18  # logits worked on at a time: three fp32 buffers of half this size fit one L2 cache
 
@@ -93,11 +93,11 @@ def block_sums(
 def near_sums(
     logits: torch.Tensor, rows: Sequence[int], maxima: torch.Tensor, c: torch.Tensor
 ) -> torch.Tensor:
-    """`block_sums`, each wrong by at most its `near_error`, in a third of the time.
+    """`block_sums` in floating point, 1 for a block's best token: fp32 [R, N], a third of the time.
 
-    In units of 2**-24: PyTorch's `exp2` and the weights' polynomial are at most 5 apart where
-    `exp2` errs by no more than two units in the last place; adding 64 in fp32, by halves and the
-    last 8 in any order, errs by 3 + 7; rounding weights down, by 1.
+    Wrong by at most 16 units of 2**-24. PyTorch's `exp2` and the weights' polynomial are at most
+    5 apart where `exp2` errs by no more than two units in the last place; adding 64 in fp32, by
+    halves and the last 8 in any order, errs by 3 + 7; rounding weights down, by 1.
     """
     sums = torch.empty(maxima.shape, dtype=torch.float32, device=c.device)
     for chunk, z in _powers(logits, rows, maxima, c):
@@ -105,12 +105,7 @@ def near_sums(
         for half in (32, 16, 8):
             z[..., :half].add_(z[..., half : 2 * half])
         torch.sum(z[..., :8], -1, out=sums[chunk])
-    return sums.mul_(BEST_WEIGHT).long()
-
-
-def near_error(mass: torch.Tensor) -> torch.Tensor:
-    """How far off a mass from near sums may be: 17 units of 2**-24, one for products of errors."""
-    return (mass >> 24) * 17
+    return sums
 
 
 def _powers(

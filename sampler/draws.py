@@ -39,22 +39,23 @@ class Draws(NamedTuple):
 
     def below(self, mass: torch.Tensor) -> torch.Tensor:
         """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for masses [B]."""
-        if mass.device.type == "cpu" and len(mass) * self.num_samples <= _FEW_DRAWS:
-            stream = self._streams()
-            columns = self.seed.tolist(), self.step.tolist(), stream.tolist(), mass.tolist()
-            return torch.tensor(
-                [
-                    [
-                        multiply_high(*random_bits(seed, step, stream, draw), row_mass)
-                        for draw in range(self.num_samples)
-                    ]
-                    for seed, step, stream, row_mass in zip(*columns, strict=True)
-                ],
-                device="cpu",
-            )
-        draw = torch.arange(self.num_samples, device=mass.device)
-        words = (_shared(self.seed), _shared(self.step), self._streams()[:, None], draw)
-        return multiply_high(*random_bits(*words), mass[:, None])
+        return multiply_high(*self._bits(), mass[:, None])
+
+    def uniform(self) -> torch.Tensor:
+        """`U / 2**64` of every draw, fp64 [B, num_samples]."""
+        high, low = self._bits()
+        return high.double().mul_(2.0**-32).add_(low, alpha=2.0**-64)
+
+    def _bits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """High and low half of `U`, int64 [B, num_samples]."""
+        device, streams = self.seed.device, self._streams()
+        if device.type == "cpu" and len(streams) * self.num_samples <= _FEW_DRAWS:
+            rows = zip(self.seed.tolist(), self.step.tolist(), streams.tolist(), strict=True)
+            bits = [[random_bits(*row, i) for i in range(self.num_samples)] for row in rows]
+            high, low = torch.tensor(bits, device=device).unbind(-1)
+            return high, low
+        draw = torch.arange(self.num_samples, device=device)
+        return random_bits(_shared(self.seed), _shared(self.step), streams[:, None], draw)
 
     def select(self, rows: Sequence[int]) -> Draws:
         """The draws of these rows, in ascending order."""

@@ -14,15 +14,16 @@ from typing import NamedTuple
 
 import torch
 
+from . import near
 from .batch import Batch
-from .blocks import Scale, near_error, row_chunks, weights_and_scale
+from .blocks import Scale, row_chunks, weights_and_scale
 from .draws import Draws
 from .mass import BEST_MASS, BLOCK, LOG2_E
 from .narrow import KINDS, shortlists
 from .output import SampleOutput, log_probability
 from .params import GREEDY_BELOW, Rows
 
-_NEAR_DRAWS = 4  # draws a row for which near sums are tried: each may need the true ones
+_NEAR_DRAWS = 4  # draws a row for which near masses are tried: any may need the true ones
 _DRAWN_TOKENS = 2**18  # tokens of the drawn blocks gathered at one time: bounds the memory
 
 
@@ -31,8 +32,8 @@ class Part(NamedTuple):
 
     numbers: Sequence[int]
     tokens: torch.Tensor  # int64 [R, num_samples]
-    mass: torch.Tensor  # int64 [R], of the kept set; with `info`, else perhaps near it only
-    kept: torch.Tensor | None  # int64 [R]
+    mass: torch.Tensor | None = None  # int64 [R], of the kept set; with `info`, as the next
+    kept: torch.Tensor | None = None  # int64 [R]
 
 
 def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
@@ -46,10 +47,11 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
 def _sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
     batch = Batch.of(logits, rows)
     parts = [part for kind, group in _groups(batch) for part in _draw(kind, group, draws, info)]
-    tokens, mass, kept = _together(parts)
+    tokens, *more = _together(parts)
     if not info:
         return SampleOutput(tokens)
 
+    mass, kept = more
     x = logits.gather(-1, tokens.clamp(min=0)).float()
     row_max, temperature = batch.row_max[:, None], rows.temperature[:, None]
     logprobs = log_probability(x, row_max, temperature, mass[:, None])
@@ -131,31 +133,36 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
     if kind == "invalid":
         tokens = torch.full(shape, -1, device=group.logits.device)
         nothing = torch.zeros_like(tokens[:, 0])
-        yield Part(group.numbers, tokens, nothing, nothing)
+        yield Part(group.numbers, tokens, *(nothing, nothing) if info else ())
     elif kind == "greedy":
         tokens = _first_best(group).expand(shape)
         one = torch.ones_like(tokens[:, 0])
-        yield Part(group.numbers, tokens, one * BEST_MASS, one)
+        yield Part(group.numbers, tokens, *(one * BEST_MASS, one) if info else ())
     elif kind == "all":
-        kept = _count_allowed(group) if info else None
-        drawn = _draw_from_all(group, draws.select(group.numbers), info)
-        yield Part(group.numbers, *drawn, kept)
+        own = draws.select(group.numbers)
+        if info:
+            yield Part(group.numbers, *_draw_from_all(group, own), _count_allowed(group))
+        elif draws.num_samples > _NEAR_DRAWS:
+            yield Part(group.numbers, _draw_from_all(group, own)[0])
+        else:
+            yield Part(group.numbers, _draw_near(group, own))
     else:
         for part, shortlist in shortlists(kind, group):
-            kept = shortlist.kept().sum(-1) if info else None
-            yield Part(part.numbers, *shortlist.draw(draws.select(part.numbers)), kept)
+            own = draws.select(part.numbers)
+            if info:
+                yield Part(part.numbers, *shortlist.draw(own), shortlist.kept().sum(-1))
+            else:
+                yield Part(part.numbers, shortlist.draw_near(own))
 
 
-def _together(parts: list[Part]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Tokens, masses and kept counts of the whole batch."""
+def _together(parts: list[Part]) -> list[torch.Tensor]:
+    """The columns of the parts, those that there are, for the whole batch."""
+    columns = [column for column in zip(*parts, strict=True) if column[0] is not None][1:]
     if len(parts) == 1:
-        return parts[0][1:]
+        return [column[0] for column in columns]
     device = parts[0].tokens.device
     order = torch.tensor([n for part in parts for n in part.numbers], device=device).argsort()
-    tokens = torch.cat([part.tokens for part in parts])[order]
-    mass = torch.cat([part.mass for part in parts])[order]
-    kept = [part.kept for part in parts if part.kept is not None]
-    return tokens, mass, torch.cat(kept)[order] if len(kept) == len(parts) else None
+    return [torch.cat(column)[order] for column in columns]
 
 
 def _first_best(group: Batch) -> torch.Tensor:
@@ -171,33 +178,10 @@ def _count_allowed(group: Batch) -> torch.Tensor:
     return torch.stack([torch.count_nonzero(x > -torch.inf) for x in rows])
 
 
-def _draw_from_all(group: Batch, draws: Draws, info: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R].
-
-    Near sums nearly always tell the token. Log-probabilities need the true ones.
-    """
+def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R]."""
     c = group.rows.c
-    scale = Scale.of(group.maxima, group.row_max, c)
-    if info or draws.num_samples > _NEAR_DRAWS:
-        return _draw_by(group, draws, scale(group.block_sums(c)), slack=0)[:2]
-    near_mass = scale(group.near_sums(c))
-    # With the share u of the row's mass M before a block wrong by e_1 u M and the rest by
-    # e_2 (1 - u) M, r less the mass before the block is wrong by |e_2 - e_1| u (1 - u) M.
-    slack = near_error(near_mass.sum(-1, keepdim=True))
-    tokens, mass, sure = _draw_by(group, draws, near_mass, slack)
-    if not sure.all():
-        rest = (~sure.all(-1)).nonzero()[:, 0].tolist()
-        tokens[rest], mass[rest] = _draw_from_all(group.select(rest), draws.select(rest), True)
-    return tokens, mass
-
-
-def _draw_by(
-    group: Batch, draws: Draws, block_mass: torch.Tensor, slack: torch.Tensor | int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens [R, num_samples] by block masses [R, N], the rows' masses [R], and which are sure.
-
-    Not sure is a token that another would be, were the masses up to a draw wrong by `slack`.
-    """
+    block_mass = Scale.of(group.maxima, group.row_max, c)(group.block_sums(c))
     upto = block_mass.cumsum(-1)
     mass = upto[:, -1]
     r = draws.below(mass)
@@ -206,21 +190,38 @@ def _draw_by(
 
     step = max(1, _DRAWN_TOKENS // (BLOCK * len(block)))
     pairs = zip(block.split(step, -1), r.split(step, -1), strict=True)
-    inside = [_draw_inside(group, *pair, slack) for pair in pairs]
-    tokens, sure = (torch.cat(part, -1) for part in zip(*inside, strict=True))
-    return tokens, mass, sure
+    return torch.cat([_draw_inside(group, *pair) for pair in pairs], -1), mass
 
 
-def _draw_inside(
-    group: Batch, block: torch.Tensor, r: torch.Tensor, slack: torch.Tensor | int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens at which the cumulative sums inside blocks [R, n] pass r [R, n].
-
-    And whether they would for `r - slack` and `r + slack` as well.
-    """
+def _draw_inside(group: Batch, block: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """The tokens at which the cumulative sums inside blocks [R, n] pass r [R, n]."""
     x = group.gather_blocks(block)  # [R, n, 64]
     block_max = group.maxima.gather(-1, block).repeat_interleave(BLOCK, -1)
     weights, scale = weights_and_scale(x.flatten(1), block_max, group.row_max, group.rows.c)
     upto = scale(weights.view_as(x).cumsum(-1).flatten(1)).view_as(x)
+    return block * BLOCK + (upto <= r[..., None]).sum(-1)
+
+
+def _draw_near(group: Batch, draws: Draws) -> torch.Tensor:
+    """The tokens of `_draw_from_all`, by near masses unless their error could change one."""
+    block_mass = near.block_masses(group)
+    upto = block_mass.cumsum(-1)
+    mass = upto[:, -1:]
+    r = draws.uniform() * mass
+    block = torch.searchsorted(upto, r, right=True).clamp_(max=upto.shape[-1] - 1)
+    r -= (upto - block_mass).gather(-1, block)
+
+    x = group.gather_blocks(block)  # [R, num_samples, 64]
+    block_max = group.maxima.gather(-1, block).repeat_interleave(BLOCK, -1)
+    inside = near.token_masses(x.flatten(1), block_max, group.row_max, group.rows.c)
+    upto = inside.view_as(x).cumsum(-1)
+    # With a share u of the row's mass M before a block, wrong by e_1 u M, and the rest wrong by
+    # e_2 (1 - u) M, what is left of r is wrong by (e_2 - e_1) u (1 - u) M.
+    slack = (near.ROW_ERROR + near.TOKEN_ERROR) * mass
     first, last = ((upto <= end[..., None]).sum(-1) for end in (r - slack, r + slack))
-    return block * BLOCK + first, (first == last) & (r >= slack)
+    tokens = first.add_(block * BLOCK)
+    sure = (tokens == last.add_(block * BLOCK)) & (r >= slack)
+    if not sure.all():
+        rest = (~sure).any(-1).nonzero()[:, 0].tolist()
+        tokens[rest], _ = _draw_from_all(group.select(rest), draws.select(rest))
+    return tokens

@@ -16,14 +16,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 
 from .batch import Batch
-from .blocks import Scale, near_error
-from .mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOWEST
-from .shortlist import BINS, RowMass, Shortlist, into_bins, needed_mass
+from .blocks import Scale
+from .mass import BLOCK, LOWEST
+from .near import ROW_ERROR, block_masses, token_masses
+from .shortlist import BINS, Shortlist, into_bins
 
 _LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory
 _PASS_TOKENS = 2**21  # logits looked through at one time where the width is a guess
@@ -121,11 +121,11 @@ def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 
 def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """The nucleus of whole rows."""
-    c = group.rows.c
-    scale = Scale.of(group.maxima, group.row_max, c)
-    mass = scale(group.near_sums(c)).sum(-1)
-    least, most = mass - near_error(mass), mass + near_error(mass)
-    bound, width = _top_p_bound(group, scale, mass, needed_mass(group.rows.top_p, most))
+    mass = block_masses(group).sum(-1)
+    bound, width = _top_p_bound(group, mass, group.rows.top_p * mass)
+    # Where the error spans several tokens, near masses could not tell the threshold.
+    at_bound = token_masses(bound[:, None], bound[:, None], group.row_max, group.rows.c)[:, 0]
+    crowded = (ROW_ERROR * mass > at_bound).tolist()
     todo = list(_parts(width.tolist(), _PASS_TOKENS // group.logits.shape[-1]))
     while todo:
         numbers = todo.pop()
@@ -134,8 +134,11 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
         if shortlist is None:  # far more tokens than the sample told
             todo.extend([number] for number in numbers)
             continue
-        row_mass = RowMass(least[numbers], most[numbers], partial(_true_mass, part))
-        threshold, enough = shortlist.nucleus(part.rows.top_p, row_mass)
+        top_p = part.rows.top_p
+        if any(crowded[number] for number in numbers):
+            threshold, enough = shortlist.true_nucleus(top_p, _true_mass(part))
+        else:
+            threshold, enough = shortlist.nucleus(top_p, mass[numbers], _true_mass)
         if not (enough | (bound[numbers] <= LOWEST)).all():  # the sample guessed too high
             bound[numbers] = bound[numbers].where(enough, LOWEST)
             todo.extend([number] for number in numbers)
@@ -144,23 +147,22 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
         yield part, shortlist
 
 
-def _true_mass(part: Batch, rows: list[int]) -> torch.Tensor:
-    """The exact mass of some rows of the part."""
-    part = part.select(rows)
+def _true_mass(part: Batch) -> torch.Tensor:
+    """The exact mass of every row, int64 [R]."""
     c = part.rows.c
     return Scale.of(part.maxima, part.row_max, c)(part.block_sums(c)).sum(-1)
 
 
 def _top_p_bound(
-    group: Batch, scale: Scale, mass: torch.Tensor, needed: torch.Tensor
+    group: Batch, mass: torch.Tensor, needed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A logit that should not lie above the nucleus threshold, and about how many reach it, [R].
 
     Where the best block maxima alone hold the mass that is needed it surely does not. Elsewhere a
     sample of the row tells where the light tokens hold nearly all of what is to be dropped.
     """
-    best, block = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
-    upto = scale.gather(block)(BEST_WEIGHT).cumsum(-1)
+    best, _ = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
+    upto = token_masses(best, best, group.row_max, group.rows.c).cumsum(-1)
     last = torch.searchsorted(upto, needed[:, None])
     bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0].clamp_(min=LOWEST)
     width = (last[:, 0] + 1) * BLOCK
@@ -181,7 +183,7 @@ def _sampled_bound(part: Batch, dropped: torch.Tensor) -> tuple[torch.Tensor, to
     mass = ((x - part.row_max[:, None]) * part.rows.c[:, None]).exp2_()
     light = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
     light = light.flip(-1).cumsum(-1)  # from the lightest bin up
-    trusted = dropped.float() / BEST_MASS * (_TRUST / stride)
+    trusted = dropped.float() * (_TRUST / stride)
     bins = BINS - torch.searchsorted(light, trusted[:, None])  # how many are not dropped
     bound = (x.amax(-1, keepdim=True) - bins * bin_width)[:, 0]
     bound = bound.nan_to_num_(nan=LOWEST).clamp_(min=LOWEST)  # NaN: all of the sample is -inf
@@ -230,7 +232,7 @@ def _listed(
     if blocks is not None:
         block = blocks.gather(-1, block)
         ids = (block << _BLOCK_BITS) + (position & (BLOCK - 1))
-    return Shortlist(ids, block, x, part.maxima, part.row_max, part.rows.c)
+    return Shortlist(part, ids, block, x)
 
 
 def _parts(width: list[int], most_rows: int = _LIST_TOKENS) -> Iterator[list[int]]:
