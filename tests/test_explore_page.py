@@ -254,8 +254,13 @@ def test_text_grows_by_the_drawn_tokens_and_shrinks_again(page, explorer):
         page.click("append")
         assert len(page.all("#text .token")) == step + 1
     whole = tokenizer.decode(tokenizer(PROMPT).input_ids + appended)
-    pieces = "".join(explorer.view(REQUEST, tuple(appended)).pieces)
-    assert whole.startswith(PROMPT + pieces)
+    pieces = explorer.view(REQUEST, tuple(appended)).pieces
+    assert whole.startswith(PROMPT + "".join(pieces))
+    shown = page.run(
+        "return [...document.querySelectorAll('#text .token')].map((e) => e.textContent)"
+    )
+    shown = [text for text, piece in zip(shown[: len(pieces)], pieces, strict=True) if piece]
+    assert shown == [piece for piece in pieces if piece]  # the others wait for their other half
     before = page.rows()
     page.click("append")
     page.click("undo")
@@ -284,6 +289,10 @@ def test_appended_token_shows_its_alternatives(page):
     assert [item[0] for item in shown] == [row["cells"][TOKEN].strip() for row in listed]
     assert [item[1] for item in shown] == [row["cells"][PROBABILITY] for row in listed]
     assert [item[0] for item in shown if item[-1] == "drawn"] == [token]
+    kinds = page.run(
+        "return [...document.querySelectorAll('#alternatives li')].map((item) => item.className)"
+    )
+    assert kinds == [row["kind"].replace("kept", "") for row in listed]
     page.press(Keys.ESCAPE)
     assert not page.find("alternatives").is_displayed()
     page.all("#text .token")[1].click()
@@ -452,7 +461,7 @@ def test_every_input_has_a_name(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_fits_a_phone(driver, server, scheme):
     page = Page(driver, server.url, 360, 740, scheme)
-    page.set(prompt="incomprehensibilities")
+    page.set(prompt="W" * 36)
     for _ in range(8):
         page.click("append")
     page.click("count")
