@@ -93,6 +93,7 @@ def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
             axis.fill_between(at, low, high, color=colour_of(name), alpha=0.18, linewidth=0)
         axis.set(xscale="log", yscale="log", title=case)
         axis.set_xticks(sorted({getattr(r, field) for r in own}))
+        axis.tick_params(axis="x", rotation=45 if field == "vocab" else 0)
         axis.xaxis.set_major_formatter(FuncFormatter(_short))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

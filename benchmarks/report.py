@@ -101,23 +101,24 @@ def figures_table(rows: Sequence[Row], device: str) -> str:
 
 def kept_sets_table(rows: Sequence[Row]) -> str:
     """Which kept sets differ from the contract's, and what was not timed for it."""
+    differing = [row for row in rows if row.differing_tokens]
+    alike = ("logits", "vocab", "dtype", "case", "name", "differing_tokens", "beyond_ties", "note")
     lines = [
         [
-            _place(row.logits, row.vocab, row.dtype),
-            row.case,
-            str(row.batch),
-            title_of(row.name),
-            f"{row.differing_tokens} of {row.kept_tokens}",
-            str(row.beyond_ties),
-            row.note,
+            _place(own[0].logits, own[0].vocab, own[0].dtype),
+            own[0].case,
+            ", ".join(str(row.batch) for row in own),
+            title_of(own[0].name),
+            f"{own[0].differing_tokens} of {own[0].kept_tokens}",
+            str(own[0].beyond_ties),
+            own[0].note,
         ]
-        for row in rows
-        if row.differing_tokens
+        for own in group_by(differing, *alike).values()
     ]
     checked = sum(row.differing_tokens is not None for row in rows)
     text = (
         f"{checked} kept sets were compared with the contract's, in the first rows of a batch; "
-        f"{checked - len(lines)} are equal, all of ours among them."
+        f"{checked - len(differing)} are equal, all of ours among them."
     )
     if not lines:
         return text

@@ -38,6 +38,7 @@ def run_suite(
     """
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, highlight=False)
+    run = facts(device, command)  # of the start: the checkout may change meanwhile
     lines = list(left_out)
     contenders: dict[str, Peer] = {}
     for contender in (Ours(), OursInGraph(), *peers):
@@ -66,7 +67,7 @@ def run_suite(
         measured = len(rows) // (len(contenders) + 1)  # the floor has a row, too
         lines.append(f"Interrupted: {measured} of {len(cells)} cells were measured.")
     if rows:
-        run = facts(device, command) | {"left_out": lines}
+        run["left_out"] = lines
         summary = folder / "summary.md"
         summary.write_text(write_report(run, rows))
         written = [summary, *write_results(folder, run, rows), *draw_plots(folder, rows)]
