@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import near
+from . import near, single
 from .batch import Batch
 from .blocks import Scale, row_chunks, weights_and_scale
 from .draws import Draws
@@ -45,6 +45,10 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
 
 
 def _sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
+    if len(logits) == 1 and not info and logits.device.type == "cpu":
+        token = single.draw(logits, rows, draws)
+        if token is not None:
+            return SampleOutput(token)
     batch = Batch.of(logits, rows)
     parts = [part for kind, group in _groups(batch) for part in _draw(kind, group, draws, info)]
     tokens, *more = _together(parts)

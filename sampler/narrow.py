@@ -6,9 +6,9 @@ shortlist of tokens that surely holds all that the filters can keep:
 - top-k: the k-th largest block maximum is at most the k-th largest logit (k blocks each hold one at
   least that large), so only blocks whose maximum reaches it matter;
 - min-p: the threshold is known, only blocks whose maximum reaches it matter;
-- top-p: a second pass finds the row's mass, as near as nearly always tells the threshold. The best
-  block maxima alone may hold enough of it, else a sample of the row guesses a bound that the
-  shortlist's own mass proves, else all are taken.
+- top-p: a second pass finds the row's mass, as near as nearly always tells the threshold. The block
+  masses, or else a sample of the row, guess a bound; the shortlist's own mass proves it, else the
+  whole row is taken.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from .shortlist import BINS, Shortlist, into_bins
 
 _LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory
 _PASS_TOKENS = 2**21  # logits looked through at one time where the width is a guess
-_FEW_MAXIMA = 128  # best block maxima tried as a bound for top-p
+_FEW_MAXIMA = 512  # best block maxima tried as a bound for top-p
+_MOST = 0.85  # share of the mass to be dropped that the blocks down to that bound hold
+_TOKENS_A_BLOCK = 4  # that reach the bound, at most as a rule
 _SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
 _TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show
 _BLOCK_BITS = 6
@@ -121,8 +123,9 @@ def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 
 def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     """The nucleus of whole rows."""
-    mass = block_masses(group).sum(-1)
-    bound, width = _top_p_bound(group, mass, group.rows.top_p * mass)
+    block_mass = block_masses(group)
+    mass = block_mass.sum(-1)
+    bound, width = _top_p_bound(group, block_mass, mass)
     # Where the error spans several tokens, near masses could not tell the threshold.
     at_bound = token_masses(bound[:, None], bound[:, None], group.row_max, group.rows.c)[:, 0]
     crowded = (ROW_ERROR * mass > at_bound).tolist()
@@ -139,9 +142,13 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
             threshold, enough = shortlist.true_nucleus(top_p, _true_mass(part))
         else:
             threshold, enough = shortlist.nucleus(top_p, mass[numbers], _true_mass)
-        if not (enough | (bound[numbers] <= LOWEST)).all():  # the sample guessed too high
-            bound[numbers] = bound[numbers].where(enough, LOWEST)
-            todo.extend([number] for number in numbers)
+        lacking = (~enough & (bound[numbers] > LOWEST)).nonzero()[:, 0].tolist()
+        if lacking:  # the guess was too high
+            again = [numbers[i] for i in lacking]
+            bound[again] = LOWEST
+            todo.extend([number] for number in again)
+            if len(again) < len(numbers):
+                todo.append([number for number in numbers if number not in again])
             continue
         shortlist.drop(shortlist.x < threshold)
         yield part, shortlist
@@ -154,21 +161,24 @@ def _true_mass(part: Batch) -> torch.Tensor:
 
 
 def _top_p_bound(
-    group: Batch, mass: torch.Tensor, needed: torch.Tensor
+    group: Batch, block_mass: torch.Tensor, mass: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A logit that should not lie above the nucleus threshold, and about how many reach it, [R].
 
-    Where the best block maxima alone hold the mass that is needed it surely does not. Elsewhere a
-    sample of the row tells where the light tokens hold nearly all of what is to be dropped.
+    Blocks of the best maxima, until they hold what is needed and most of what is to be dropped:
+    without what lies below the last of these maxima they mostly still hold what is needed. Where
+    these blocks are many, a sample of the row tells where its light tokens hold nearly all that is
+    to be dropped.
     """
-    best, _ = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
-    upto = token_masses(best, best, group.row_max, group.rows.c).cumsum(-1)
-    last = torch.searchsorted(upto, needed[:, None])
+    top_p = group.rows.top_p
+    best, block = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
+    upto = block_mass.gather(-1, block).cumsum(-1)
+    last = torch.searchsorted(upto, ((top_p + _MOST * (1 - top_p)) * mass)[:, None])
     bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0].clamp_(min=LOWEST)
-    width = (last[:, 0] + 1) * BLOCK
+    width = (last[:, 0] + 1) * _TOKENS_A_BLOCK
     rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0].tolist()
     if rest:
-        bound[rest], width[rest] = _sampled_bound(group.select(rest), (mass - needed)[rest])
+        bound[rest], width[rest] = _sampled_bound(group.select(rest), ((1 - top_p) * mass)[rest])
     return bound, width
 
 

@@ -146,7 +146,7 @@ def assert_same(backend: ModuleType, oracle: ModuleType, logits: torch.Tensor, *
     ours, theirs = run(backend, logits, **params), run(oracle, logits, **params)
     for name, one, other in zip(ours._fields, ours, theirs, strict=True):
         assert torch.equal(one.nan_to_num(7), other.nan_to_num(7)), name
-    if backend is fallback:  # draws in another way where nothing but the token is asked for
+    if backend is fallback:  # draws in other ways where nothing but tokens is asked for
         assert torch.equal(run(backend, logits, info=False, **params).tokens, theirs.tokens)
     rows = resolve_rows(
         logits, **{k: v for k, v in params.items() if k not in ("seed", "num_samples")}

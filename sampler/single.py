@@ -1,0 +1,110 @@
+"""One row and nothing but its token, as text is generated: the fewest PyTorch operations.
+
+With a single row each of them costs more to start than to do, so that a handful of tokens are
+weighed one by one in Python. Where the error could change a token, and for what is rarer (ties at
+the end of the k best, a large k, top-p or min-p alone), `draw` gives None and the way of batches
+is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+
+import torch
+
+from .batch import Batch
+from .blocks import block_maxima, gather_blocks
+from .draws import Draws
+from .mass import BEST_MASS, BLOCK
+from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
+from .params import GREEDY_BELOW, Rows
+from .philox import random_bits
+
+_FEW = 128  # best tokens that are worth weighing one by one
+# `2**z` for z in fp64: the contract's z, in fp32, is off by 2 |z| units of 2**-24, which makes 1.4
+# |z| in the result. Below z = -49 a token counts for nothing.
+_FLOAT_ERROR = 1.4 * 49 * 2.0**-24 + TOKEN_ERROR
+
+
+def draw(logits: torch.Tensor, rows: Rows, draws: Draws) -> torch.Tensor | None:
+    """The token, [1, 1], for logits [1, V]; None where this is not the way to find it."""
+    k, vocab = int(rows.top_k.item()), logits.shape[-1]
+    if rows.temperature.item() < GREEDY_BELOW or draws.num_samples > 1:
+        return None
+    if k <= _FEW and k * BLOCK < vocab:
+        token = _among_best(logits, rows, draws, k)
+    elif k == vocab and rows.top_p.item() >= 1 and rows.min_p_log2.item() == -math.inf:
+        token = _among_all(logits, rows, draws)
+    else:
+        return None
+    return None if token is None else torch.tensor([[token]])
+
+
+def _among_best(logits: torch.Tensor, rows: Rows, draws: Draws, k: int) -> int | None:
+    """A token drawn from the k best, of which top-p and min-p may drop some."""
+    blocks = block_maxima(logits).topk(k + 1).indices
+    x, places = gather_blocks(logits, (0,), blocks).flatten().topk(k + 1)
+    values = x.tolist()
+    best, c = values[0], rows.c.item()
+    if not (math.isfinite(best) and values[k - 1] > values[k]):
+        return None  # an invalid row, or ties of the k-th, which may lie in other blocks too
+    z = [(value - best) * c for value in values[:k]]
+    kept = _count_kept(values, z, rows)
+    if kept is None:
+        return None
+    of_blocks = blocks[0].tolist()
+    ids = [of_blocks[place // BLOCK] * BLOCK + place % BLOCK for place in places[:kept].tolist()]
+    tokens, powers = zip(*sorted(zip(ids, z, strict=False)), strict=True)
+    upto = list(accumulate(2.0**power for power in powers))
+    slot = _reached(upto, _uniform(draws) * upto[-1], _FLOAT_ERROR * upto[-1])
+    return None if slot is None else tokens[slot]
+
+
+def _count_kept(values: list[float], z: list[float], rows: Rows) -> int | None:
+    """How many top-p and min-p keep of these tokens, from the best down, with `z = log2(mass)`."""
+    kept, top_p, min_p_log2 = len(z), rows.top_p.item(), rows.min_p_log2.item()
+    if top_p < 1:
+        upto = list(accumulate(2.0**power for power in z))
+        needed, slack = top_p * upto[-1], 2 * _FLOAT_ERROR * upto[-1] + 2 / BEST_MASS
+        kept = bisect_left(upto, needed - slack) + 1
+        if bisect_left(upto, needed + slack) + 1 != kept or values[kept - 1] == values[kept]:
+            return None
+    if min_p_log2 > -math.inf:
+        slack = 2.0**-22 * -min_p_log2 + 2.0**-140
+        others = sum(power >= min_p_log2 + slack for power in z[1:])  # the best is always kept
+        if sum(power >= min_p_log2 - slack for power in z[1:]) != others:
+            return None
+        kept = min(kept, 1 + others)
+    return kept
+
+
+def _among_all(logits: torch.Tensor, rows: Rows, draws: Draws) -> int | None:
+    """A token drawn without filters."""
+    group = Batch.of(logits, rows)
+    if not math.isfinite(group.row_max.item()):
+        return None
+    upto = block_masses(group)[0].cumsum(-1)
+    mass = upto[-1].item()
+    r, slack = _uniform(draws) * mass, (ROW_ERROR + TOKEN_ERROR) * mass
+    block = int(torch.searchsorted(upto, r, right=True))
+    if block:
+        r -= upto[block - 1].item()
+    x = logits[:, block * BLOCK : (block + 1) * BLOCK]
+    inside = token_masses(x, group.maxima[:, block : block + 1], group.row_max, rows.c)
+    slot = _reached(list(accumulate(inside[0].tolist())), r, slack)
+    return None if slot is None or r < slack else block * BLOCK + slot
+
+
+def _reached(upto: list[float], r: float, slack: float) -> int | None:
+    """Where the growing sums pass r; None where that is not the same within `slack`, or nowhere."""
+    slot = bisect_right(upto, r + slack)
+    return slot if slot == bisect_right(upto, r - slack) and slot < len(upto) else None
+
+
+def _uniform(draws: Draws) -> float:
+    """`U / 2**64` of the one draw."""
+    stream = 0 if draws.stream is None else int(draws.stream.item())
+    high, low = random_bits(int(draws.seed.item()), int(draws.step.item()), stream, 0)
+    return high * 2.0**-32 + low * 2.0**-64

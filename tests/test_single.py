@@ -1,0 +1,95 @@
+"""One row alone: its own way to a token gives the token of the batch's way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from common import KINDS, logits_of, real_logits, run
+
+from fused_sampler import fallback, reference, single
+from fused_sampler.draws import resolve_draws
+from fused_sampler.params import resolve_rows
+
+PARAMS = {
+    "temperature": {"temperature": 0.8},
+    "hot": {"temperature": 40.0},
+    "top-k 1": {"top_k": 1},
+    "top-k": {"top_k": 50, "temperature": 1.3},
+    "top-k and top-p": {"top_k": 30, "top_p": 0.9},
+    "top-k and a small top-p": {"top_k": 30, "top_p": 1e-9},
+    "top-k and min-p": {"top_k": 30, "min_p": 0.05},
+    "top-k and min-p 1": {"top_k": 5, "min_p": 1.0, "temperature": 1e30},
+    "top-k, top-p and min-p": {"top_k": 60, "top_p": 0.8, "min_p": 0.02, "temperature": 2.0},
+}
+
+
+def _rows(kind, vocab):
+    return real_logits() if kind == "real" else logits_of(kind, 12, vocab)
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+@pytest.mark.parametrize("kind", [*KINDS, "real"])
+def test_the_token_of_a_row_alone(kind, params):
+    for vocab in (100, 4100):
+        x = _rows(kind, vocab)
+        for seed in (1, 2):
+            expected = run(reference, x, torch.full((len(x),), seed), 1, False, **params).tokens
+            for row, token in zip(x, expected, strict=True):
+                alone = run(fallback, row[None], torch.tensor([seed]), 1, False, **params).tokens
+                assert torch.equal(alone[0], token)
+
+
+def _draw(x, **params):
+    draws = resolve_draws(7, 0, 1, None, 1, x.device)
+    return single.draw(x, resolve_rows(x, **params), draws)
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+def test_the_way_is_taken(params):
+    assert _draw(torch.randn(1, 9000) * 3, **params) is not None
+    assert _draw(real_logits()[:1].float(), **params) is not None
+
+
+@pytest.mark.parametrize(
+    "params", [{"temperature": 0.0}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 1000}]
+)
+def test_what_is_left_to_the_way_of_batches(params):
+    assert _draw(torch.randn(1, 9000), **params) is None
+
+
+def test_ties_and_invalid_rows_are_left_to_the_way_of_batches():
+    x = torch.randn(1, 9000)
+    for place in (3, 8000):
+        tied = x.clone()
+        tied[0, [5, place]] = 20.0
+        assert _draw(tied, top_k=1) is None
+        assert _draw(tied, top_k=3, top_p=0.1) is None
+    for bad in (torch.nan, torch.inf):
+        invalid = x.clone()
+        invalid[0, 17] = bad
+        assert _draw(invalid) is None
+        assert _draw(invalid, top_k=5) is None
+
+
+def test_a_tiny_temperature_takes_the_first_of_equals():
+    x = torch.zeros(1, 9000)
+    x[0, [6000, 40]] = 9.0
+    assert _draw(x, temperature=1e-6, top_k=3) is None
+    assert int(run(fallback, x, 1, 1, False, temperature=1e-6, top_k=3).tokens) == 40
+
+
+@pytest.mark.parametrize("params", [{}, {"top_k": 40}, {"top_k": 12, "top_p": 0.9}])
+def test_no_error_that_is_admitted_changes_the_token(params, monkeypatch):
+    monkeypatch.setattr(single, "_FLOAT_ERROR", 2e-3)
+    monkeypatch.setattr(single, "ROW_ERROR", 2e-3)
+    x = logits_of("random", 1500, 1000 if not params else 6000)
+    tokens = run(reference, x, torch.arange(1500), 1, False, **params).tokens
+    left = 0
+    for row, (logits, token) in enumerate(zip(x, tokens, strict=True)):
+        draws = resolve_draws(torch.tensor([row]), 3, 1, None, 1, x.device)
+        rows = resolve_rows(logits[None], **params)
+        wrong = 1 + 1e-4 * (-1) ** row  # no z lies below -25, so that no mass is wrong by 2e-3
+        alone = single.draw(logits[None], rows._replace(c=rows.c * wrong), draws)
+        assert alone is None or torch.equal(alone[0], token)
+        left += alone is None
+    assert 0 < left < 900
