@@ -22,7 +22,7 @@ import torch
 from .batch import Batch
 from .blocks import Scale
 from .mass import BLOCK, LOWEST
-from .near import ROW_ERROR, block_masses, token_masses
+from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
 from .shortlist import BINS, Shortlist, into_bins
 
 _LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory
@@ -128,7 +128,7 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
     bound, width = _top_p_bound(group, block_mass, mass)
     # Where the error spans several tokens, near masses could not tell the threshold.
     at_bound = token_masses(bound[:, None], bound[:, None], group.row_max, group.rows.c)[:, 0]
-    crowded = (ROW_ERROR * mass > at_bound).tolist()
+    crowded = (2 * (ROW_ERROR + TOKEN_ERROR) * mass > at_bound).tolist()
     todo = list(_parts(width.tolist(), _PASS_TOKENS // group.logits.shape[-1]))
     while todo:
         numbers = todo.pop()
@@ -171,7 +171,8 @@ def _top_p_bound(
     to be dropped.
     """
     top_p = group.rows.top_p
-    best, block = group.maxima.topk(min(_FEW_MAXIMA, group.maxima.shape[-1]))
+    count = group.maxima.shape[-1]
+    best, block = group.maxima.topk(min(_FEW_MAXIMA, -(-count * 2 // 3)))
     upto = block_mass.gather(-1, block).cumsum(-1)
     last = torch.searchsorted(upto, ((top_p + _MOST * (1 - top_p)) * mass)[:, None])
     bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0].clamp_(min=LOWEST)
