@@ -6,4 +6,8 @@
   each sampler keeps with the contract's, then `timing.py` times those that passed, in turn, on the
   clock of the CPU or of the GPU, and `footprint.py` counts memory and launches.
 - `results.py` writes CSV and JSON, `report.py` Markdown, `plots.py` and `drawing.py` pictures.
+- `traffic.py` counts what the GPU kernels read and write (`counter.py`, in Triton's interpreter by
+  `interpreter.py`) into `planes.json`; `gpu_time.py` and `estimate.py` make GPU times of it.
+- `end_to_end.py` times `generate`; `check.py` holds the ratios against `floor.json`; `speed/` has
+  the main cases for pytest-benchmark. `command.py` is what their command lines share.
 """

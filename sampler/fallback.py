@@ -45,11 +45,11 @@ def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sample
 
 
 def _sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
+    batch = Batch.of(logits, rows)
     if len(logits) == 1 and not info and logits.device.type == "cpu":
-        token = single.draw(logits, rows, draws)
+        token = single.draw(batch, draws)
         if token is not None:
             return SampleOutput(token)
-    batch = Batch.of(logits, rows)
     parts = [part for kind, group in _groups(batch) for part in _draw(kind, group, draws, info)]
     tokens, *more = _together(parts)
     if not info:

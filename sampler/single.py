@@ -1,9 +1,8 @@
 """One row and nothing but its token, as text is generated: the fewest PyTorch operations.
 
 With a single row each of them costs more to start than to do, so that a handful of tokens are
-weighed one by one in Python. Where the error could change a token, and for what is rarer (ties at
-the end of the k best, a large k, top-p or min-p alone), `draw` gives None and the way of batches
-is taken.
+weighed one by one in Python. Where the error could change the token, where more tokens or ties of
+the last are kept, and for top-p without top-k, `draw` gives None and the way of batches is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from itertools import accumulate
 import torch
 
 from .batch import Batch
-from .blocks import block_maxima, gather_blocks
 from .draws import Draws
 from .mass import BEST_MASS, BLOCK
 from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
@@ -28,32 +26,36 @@ _FEW = 128  # best tokens that are worth weighing one by one
 _FLOAT_ERROR = 1.4 * 49 * 2.0**-24 + TOKEN_ERROR
 
 
-def draw(logits: torch.Tensor, rows: Rows, draws: Draws) -> torch.Tensor | None:
-    """The token, [1, 1], for logits [1, V]; None where this is not the way to find it."""
-    k, vocab = int(rows.top_k.item()), logits.shape[-1]
-    if rows.temperature.item() < GREEDY_BELOW or draws.num_samples > 1:
+def draw(batch: Batch, draws: Draws) -> torch.Tensor | None:
+    """The token, [1, 1], of a batch of one row; None where this is not the way to find it."""
+    rows, vocab = batch.rows, batch.logits.shape[-1]
+    k, top_p, min_p_log2 = rows.top_k.item(), rows.top_p.item(), rows.min_p_log2.item()
+    greedy = rows.temperature.item() < GREEDY_BELOW
+    if greedy or draws.num_samples > 1 or not math.isfinite(batch.row_max.item()):
         return None
-    if k <= _FEW and k * BLOCK < vocab:
-        token = _among_best(logits, rows, draws, k)
-    elif k == vocab and rows.top_p.item() >= 1 and rows.min_p_log2.item() == -math.inf:
-        token = _among_all(logits, rows, draws)
+    if k == vocab and top_p >= 1 and min_p_log2 == -math.inf:
+        token = _among_all(batch, draws)
+    elif k <= _FEW and k * BLOCK < vocab:
+        token = _among_best(batch, draws, int(k))
+    elif k == vocab and top_p >= 1 and vocab > _FEW * BLOCK:
+        token = _among_best(batch, draws, _FEW)
     else:
         return None
     return None if token is None else torch.tensor([[token]])
 
 
-def _among_best(logits: torch.Tensor, rows: Rows, draws: Draws, k: int) -> int | None:
-    """A token drawn from the k best, of which top-p and min-p may drop some."""
-    blocks = block_maxima(logits).topk(k + 1).indices
-    x, places = gather_blocks(logits, (0,), blocks).flatten().topk(k + 1)
-    values = x.tolist()
-    best, c = values[0], rows.c.item()
-    if not (math.isfinite(best) and values[k - 1] > values[k]):
-        return None  # an invalid row, or ties of the k-th, which may lie in other blocks too
-    z = [(value - best) * c for value in values[:k]]
-    kept = _count_kept(values, z, rows)
-    if kept is None:
-        return None
+def _among_best(batch: Batch, draws: Draws, k: int) -> int | None:
+    """A token drawn from the k best, if these hold all that the filters keep."""
+    rows = batch.rows
+    blocks = batch.maxima.topk(k + 1).indices
+    x, places = batch.gather_blocks(blocks).flatten().topk(k + 1)
+    values, c = x.tolist(), rows.c.item()
+    z = [(value - values[0]) * c for value in values[:k]]
+    kept = _count_kept(z, rows)
+    if kept is None or values[kept - 1] == values[kept]:
+        return None  # not sure, or a tie of the last, which is kept as well
+    if kept == k if k < rows.top_k.item() else values[k - 1] == values[k]:
+        return None  # more are kept; or a tie of top-k's last, of whose mass top-p takes a share
     of_blocks = blocks[0].tolist()
     ids = [of_blocks[place // BLOCK] * BLOCK + place % BLOCK for place in places[:kept].tolist()]
     tokens, powers = zip(*sorted(zip(ids, z, strict=False)), strict=True)
@@ -62,14 +64,14 @@ def _among_best(logits: torch.Tensor, rows: Rows, draws: Draws, k: int) -> int |
     return None if slot is None else tokens[slot]
 
 
-def _count_kept(values: list[float], z: list[float], rows: Rows) -> int | None:
-    """How many top-p and min-p keep of these tokens, from the best down, with `z = log2(mass)`."""
+def _count_kept(z: list[float], rows: Rows) -> int | None:
+    """How many of the best tokens, `z = log2(mass)`, top-p and then min-p keep; None: not sure."""
     kept, top_p, min_p_log2 = len(z), rows.top_p.item(), rows.min_p_log2.item()
     if top_p < 1:
         upto = list(accumulate(2.0**power for power in z))
         needed, slack = top_p * upto[-1], 2 * _FLOAT_ERROR * upto[-1] + 2 / BEST_MASS
         kept = bisect_left(upto, needed - slack) + 1
-        if bisect_left(upto, needed + slack) + 1 != kept or values[kept - 1] == values[kept]:
+        if bisect_left(upto, needed + slack) + 1 != kept or kept > len(z):
             return None
     if min_p_log2 > -math.inf:
         slack = 2.0**-22 * -min_p_log2 + 2.0**-140
@@ -80,19 +82,16 @@ def _count_kept(values: list[float], z: list[float], rows: Rows) -> int | None:
     return kept
 
 
-def _among_all(logits: torch.Tensor, rows: Rows, draws: Draws) -> int | None:
+def _among_all(batch: Batch, draws: Draws) -> int | None:
     """A token drawn without filters."""
-    group = Batch.of(logits, rows)
-    if not math.isfinite(group.row_max.item()):
-        return None
-    upto = block_masses(group)[0].cumsum(-1)
+    upto = block_masses(batch)[0].cumsum(-1)
     mass = upto[-1].item()
     r, slack = _uniform(draws) * mass, (ROW_ERROR + TOKEN_ERROR) * mass
     block = int(torch.searchsorted(upto, r, right=True))
     if block:
         r -= upto[block - 1].item()
-    x = logits[:, block * BLOCK : (block + 1) * BLOCK]
-    inside = token_masses(x, group.maxima[:, block : block + 1], group.row_max, rows.c)
+    x = batch.logits[:, block * BLOCK : (block + 1) * BLOCK]
+    inside = token_masses(x, batch.maxima[:, block : block + 1], batch.row_max, batch.rows.c)
     slot = _reached(list(accumulate(inside[0].tolist())), r, slack)
     return None if slot is None or r < slack else block * BLOCK + slot
 
