@@ -99,3 +99,11 @@ def test_no_error_that_is_admitted_changes_the_token(params, monkeypatch):
         assert alone is None or torch.equal(alone[0], token)
         left += alone is None
     assert 0 < left < 900
+
+
+@pytest.mark.parametrize(
+    "top_p, kept", [(0.8, 2), (6 / 7 - 4e-6, None), (6 / 7, None), (6 / 7 + 4e-6, None), (0.9, 3)]
+)
+def test_top_p_at_the_edge_of_a_token_is_not_sure(top_p, kept):
+    masses = [0.0, -1.0, -2.0]  # powers of two: 1, 1/2, 1/4
+    assert single._count_kept(masses, resolve_rows(torch.zeros(1, 4), top_p=top_p)) == kept
