@@ -34,6 +34,7 @@ from ..hf import patched
 from ..models import LoadedModel, quiet_transformers
 from . import command
 from .cases import CASES
+from .report import counted
 from .results import facts
 
 BATCHES = (1, 8, 32)
@@ -212,12 +213,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         progress.update(task, completed=calls)
     line = command.as_typed(options, arguments)
     where = {"model": loaded.name, **facts(loaded.model.device, line)}
-    written = chosen.out / "generate.json"
-    written.write_text(json.dumps({"run": where, "rows": rows}, indent=1) + "\n")
-    size = f"{loaded.name}, {new_tokens} new tokens a row, {where['threads']} threads."
+    threads = counted(where["threads"], "thread")
+    size = f"{loaded.name}, {new_tokens} new tokens a row, {threads}."
     text = f"{table(rows)}\n\n{size}"
-    (chosen.out / "generate.md").write_text(text + "\n")
-    print(text)
+    stored = json.dumps({"run": where, "rows": rows}, indent=1)
+    try:
+        with command.writing(chosen.out):
+            (chosen.out / "generate.json").write_text(stored + "\n")
+            (chosen.out / "generate.md").write_text(text + "\n")
+    finally:  # minutes of work are shown, at least
+        print(text)
 
 
 if __name__ == "__main__":

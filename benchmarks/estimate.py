@@ -25,6 +25,7 @@ from .gpu_time import (
     measured,
     replace,
 )
+from .report import table
 from .traffic import LOGITS, read_planes
 
 
@@ -42,7 +43,7 @@ def time_table(times: Iterable[Time], logits: str) -> str:
         [case, title, *(_microseconds(found.get((case, title, *place))) for place in columns)]
         for case, title in _by_case((case, title) for case, title, _, _ in found)
     ]
-    return _markdown(head, lines)
+    return table(head, lines)
 
 
 def traffic_table(planes: Sequence[dict[str, Any]]) -> str:
@@ -54,7 +55,7 @@ def traffic_table(planes: Sequence[dict[str, Any]]) -> str:
         rows = [found[case, title, logits] for logits in LOGITS]
         cells = (_range(row["planes"], digits=3) for row in rows)
         lines.append([case, title, *cells, str(rows[0]["launches"]), rows[0]["source"]])
-    return _markdown(head, lines)
+    return table(head, lines)
 
 
 def page(times: Sequence[Time], planes: Sequence[dict[str, Any]]) -> str:
@@ -97,10 +98,6 @@ def _range(ends: Iterable[float], digits: int) -> str:
     return " to ".join(dict.fromkeys(shown))
 
 
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
-
-
 def read_results(path: Path) -> dict[str, Any]:
     """A `results.json` of the suite. Raises ValueError."""
     try:
@@ -124,8 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     times = replace(estimates(planes), found)
     text = page(times, planes)
     stored = json.dumps([time._asdict() for time in times], indent=1)
-    (chosen.out / "estimate.json").write_text(stored + "\n")
-    (chosen.out / "estimate.md").write_text(text + "\n")
+    with command.writing(chosen.out):
+        (chosen.out / "estimate.json").write_text(stored + "\n")
+        (chosen.out / "estimate.md").write_text(text + "\n")
     print(text)
 
 

@@ -35,9 +35,10 @@ def where(run: dict[str, Any]) -> str:
     """What ran, and on what."""
     place = run["gpu"] or f"{run['cpu']} without a GPU, so this is the PyTorch backend"
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    threads, cores = counted(run["threads"], "thread"), counted(run["cores"], "core")
     return (
         f"`{run['command']}` at commit {run['commit'] or 'unknown'}, {run['date']}: {place}, "
-        f"{run['threads']} threads of {run['cores']} cores, {run['system']}. {versions}."
+        f"{threads} of {cores}, {run['system']}. {versions}."
     )
 
 
@@ -65,10 +66,10 @@ def ratio_table(rows: Sequence[Row]) -> str:
 
         lines.append([_place(logits, vocab, dtype), case, *map(ratios, names), of_floor()])
     titles = [PEERS[name].title for name in names]
-    table = _table(["logits", "case", *titles, "times one read"], lines)
+    ratios_by_place = table(["logits", "case", *titles, "times one read"], lines)
     return (
         f"The peer's median time over ours, {head}; in the last column our time over that of "
-        f"reading the logits once. A dash: the peer cannot do it.\n\n{table}"
+        f"reading the logits once. A dash: the peer cannot do it.\n\n{ratios_by_place}"
     )
 
 
@@ -95,7 +96,7 @@ def figures_table(rows: Sequence[Row], device: str) -> str:
     return (
         "Ratio: over our time. Reads: over the time of reading the logits once, the floor. GB/s: "
         "the logits' bytes over the median. Memory and launches are PyTorch's own count, of one "
-        f"call.\n\n{_table(head.split('|'), lines)}"
+        f"call.\n\n{table(head.split('|'), lines)}"
     )
 
 
@@ -123,7 +124,7 @@ def kept_sets_table(rows: Sequence[Row]) -> str:
     if not lines:
         return text
     head = ["logits", "case", "B", "sampler", "tokens that differ", "beyond ties", "not timed"]
-    return f"{text} The others:\n\n{_table(head, lines)}"
+    return f"{text} The others:\n\n{table(head, lines)}"
 
 
 def main_rows(rows: Sequence[Row]) -> list[Row]:
@@ -137,6 +138,11 @@ def main_rows(rows: Sequence[Row]) -> list[Row]:
         and row.batch in MAIN_BATCHES
     ]
     return main or list(rows)
+
+
+def counted(number: int, noun: str) -> str:
+    """1 cell, 2 cells."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def title_of(name: str) -> str:
@@ -169,6 +175,7 @@ def _bytes(value: int | None) -> str:
     return "" if value is None else f"{value / 2**20:.1f} MiB"
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
     rules = ["---"] * len(head)
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rules, *lines))

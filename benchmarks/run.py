@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -11,12 +12,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..models import ModelError
+from .command import writing
 from .measure import measure
 from .ours import Ours, OursInGraph
 from .peers.base import Peer
 from .plan import Cell
 from .plots import draw_plots
-from .report import ratio_table, write_report
+from .report import counted, ratio_table, write_report
 from .results import Row, facts, write_results
 from .timing import clock_for
 
@@ -34,9 +36,10 @@ def run_suite(
 ) -> bool:
     """Measure, print the table of ratios, write everything to `folder`; False if interrupted.
 
-    Progress goes to standard error. Raises `WrongResult` where ours differs from the contract.
+    The folder exists. Progress goes to standard error. A cell without a model or without enough
+    memory is left out. Raises `WrongResult` where ours differs from the contract, after writing
+    what was measured, and ValueError where nothing was or the files cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, highlight=False)
     run = facts(device, command)  # of the start: the checkout may change meanwhile
     lines = list(left_out)
@@ -48,7 +51,8 @@ def run_suite(
         elif not isinstance(contender, Ours):
             lines.append(f"{contender.title}: {reason}.")
     place = "on the GPU" if device.type == "cuda" else "no GPU: this measures the PyTorch backend"
-    console.print(f"{len(cells)} cells, {place}, {torch.get_num_threads()} threads", soft_wrap=True)
+    size, threads = counted(len(cells), "cell"), counted(torch.get_num_threads(), "thread")
+    console.print(f"{size}, {place}, {threads}", soft_wrap=True)
     for line in lines:
         console.print(escape(line), style="dim", soft_wrap=True)
 
@@ -59,22 +63,45 @@ def run_suite(
         for cell in _shown(cells, console):
             try:
                 rows += measure(cell, contenders, device, clock, seconds)
-            except ModelError as error:
-                lines.append(f"{cell}: {error}.")
+            except (ModelError, RuntimeError, MemoryError) as error:
+                lines.append(f"{cell}: {_why_left_out(error)}.")
                 console.print(escape(lines[-1]), soft_wrap=True)
         finished = True
     except KeyboardInterrupt:
         measured = len(rows) // (len(contenders) + 1)  # the floor has a row, too
-        lines.append(f"Interrupted: {measured} of {len(cells)} cells were measured.")
-    if rows:
-        run["left_out"] = lines
-        summary = folder / "summary.md"
-        summary.write_text(write_report(run, rows))
-        written = [summary, *write_results(folder, run, rows), *draw_plots(folder, rows)]
+        lines.append(f"Interrupted: {measured} of {size} measured.")
+    except Exception as error:
+        lines.append(f"Stopped: {' '.join(str(error).split())}.")
+        raise
+    finally:
+        if rows:
+            _write(folder, run | {"left_out": lines}, rows, console)
+    if finished and not rows:
+        raise ValueError(f"nothing was measured; {lines[-1]}")
+    return finished
+
+
+def _why_left_out(error: Exception) -> str:
+    """Why a cell has no figures. What is neither a missing model nor a lack of memory is raised."""
+    if isinstance(error, ModelError):
+        return str(error)
+    no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    if no_memory or "can't allocate memory" in str(error):  # PyTorch's words on the CPU
+        return "out of memory; give a smaller --batch or --vocab"
+    raise error
+
+
+def _write(folder: Path, run: dict[str, Any], rows: list[Row], console: Console) -> None:
+    """The table on standard output, everything in files. Raises ValueError."""
+    try:
         print(ratio_table(rows))
+    finally:  # its reader may be gone
+        with writing(folder):
+            summary = folder / "summary.md"
+            summary.write_text(write_report(run, rows))
+            written = [summary, *write_results(folder, run, rows), *draw_plots(folder, rows)]
         names = ", ".join(path.name for path in written)
         console.print(escape(f"{folder}: {names}"), soft_wrap=True)
-    return finished
 
 
 def _shown(cells: Sequence[Cell], console: Console) -> Iterator[Cell]:

@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except TyperException as error:
-        return _fail(f"{error.format_message()} (see fused-sampler --help)", error.exit_code)
+        # typer checks choices with pydantic, whose mark in front says nothing to a user.
+        message = error.format_message().replace(": Value error, ", ": ", 1)
+        return _fail(f"{message} (see fused-sampler --help)", error.exit_code)
     except (ValueError, ImportError) as error:  # the library's own: one sentence for the user
         return _fail(str(error), 1)
 

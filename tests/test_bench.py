@@ -88,7 +88,7 @@ def test_a_run_writes_csv_json_markdown_and_pictures(tmp_path, capsys):
     assert result["run"]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert result["run"]["left_out"] == [
         "Of your choice.",
-        "FlashInfer: FlashInfer runs on a GPU; use --device cuda.",
+        "FlashInfer: runs on a GPU only.",
     ]
     names = {"fused-sampler", "hugging-face", "exponential-race", "floor"}
     places = {(row["logits"], row["case"], row["vocab"], row["batch"]) for row in result["rows"]}
@@ -185,7 +185,87 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch, tmp_path, capsys):
     assert main(["bench", *arguments, "--quick", "--out", str(tmp_path)]) == 130
     result = json.loads((tmp_path / "results.json").read_text())
     assert {row["batch"] for row in result["rows"]} == {2}
-    assert result["run"]["left_out"] == ["Interrupted: 1 of 2 cells were measured."]
+    assert result["run"]["left_out"] == ["Interrupted: 1 of 2 cells measured."]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_cell_without_memory_is_left_out(monkeypatch, tmp_path, capsys, error):
+    monkeypatch.setattr("fused_sampler.benchmarks.run.measure", failing(error))
+    cells = [CELL._replace(batch=3), CELL]
+    assert run_suite(cells, [], CPU, tmp_path, seconds=0.0)
+    result = json.loads((tmp_path / "results.json").read_text())
+    line = "top-k 50, random fp32, V=300, B=3: out of memory; give a smaller --batch or --vocab."
+    assert result["run"]["left_out"] == [line]
+    assert {row["batch"] for row in result["rows"]} == {2}
+    assert f"{line}\n" in capsys.readouterr().err
+
+
+def failing(error):
+    """`measure`, but for batches of more than two rows."""
+
+    def fails(cell, *rest):
+        if cell.batch > 2:
+            raise error
+        return measure(cell, *rest)
+
+    return fails
+
+
+def test_nothing_measured_is_an_error(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("fused_sampler.benchmarks.run.measure", failing(MemoryError()))
+    arguments = ["--case", "top-k 50", "--vocab", "300", "--batch", "3", "--peers", "pytorch"]
+    assert main(["bench", *arguments, "--quick", "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"1 cell, no GPU: this measures the PyTorch backend, {threads()}\n")
+    assert err.splitlines()[-1].startswith("fused-sampler: nothing was measured; top-k 50, random")
+    assert not list(tmp_path.iterdir())
+
+
+def threads():
+    number = torch.get_num_threads()
+    return "1 thread" if number == 1 else f"{number} threads"
+
+
+@pytest.mark.parametrize("error", [WrongResult("ours is wrong"), RuntimeError("ours is\nwrong")])
+def test_an_error_keeps_what_was_measured(monkeypatch, tmp_path, capsys, error):
+    monkeypatch.setattr("fused_sampler.benchmarks.run.measure", failing(error))
+    with pytest.raises(type(error), match=r"ours is\swrong"):
+        run_suite([CELL, CELL._replace(batch=3)], [], CPU, tmp_path, seconds=0.0)
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["run"]["left_out"] == ["Stopped: ours is wrong."]
+    assert {row["batch"] for row in result["rows"]} == {2}
+    assert "| random, V=300 | top-k 50 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["summary.md", "results.csv", "results.json", "ratios.png"])
+def test_a_file_that_cannot_be_written_is_one_line_below_the_table(tmp_path, capsys, name):
+    (tmp_path / name).mkdir()
+    arguments = ["--case", "top-k 50", "--vocab", "300", "--batch", "2", "--peers", "pytorch"]
+    assert main(["bench", *arguments, "--quick", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "| random, V=300 | top-k 50 |" in printed.out
+    path = str(tmp_path / name)
+    assert printed.err.splitlines()[-1] == (
+        f"fused-sampler: cannot write {path!r} (Is a directory); give another folder with --out"
+    )
+
+
+def test_a_table_that_nobody_reads_costs_no_results(monkeypatch, tmp_path):
+    def nobody_reads(*text):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        run_suite([CELL], [], CPU, tmp_path, seconds=0.0)
+    assert (tmp_path / "results.json").exists()
 
 
 def test_inputs_of_a_cell_are_different_rows():
@@ -237,13 +317,22 @@ def test_what_is_asked_for_is_crossed():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--case", "top-k 51"], ["'top-k 51'", "--case", "choose from greedy, temperature 0.8"]),
+        (
+            ["--case", "top-k 51"],
+            ["'--case': 'top-k 51' is", "choose from greedy, temperature 0.8"],
+        ),
         (["--peers", "hugging-face,me"], ["'me'", "--peers", "llama.cpp"]),
-        (["--vocab", "0"], ["'0'", "--vocab", "from 1 to 4194304"]),
-        (["--batch", "8,x"], ["'x'", "--batch"]),
+        (["--vocab", "0"], ["'--vocab': '0'", "from 1 to 4194304"]),
+        (["--batch", "8,x"], ["'--batch': 'x'"]),
         (["--dtype", "fp64"], ["'fp64'", "fp32, bf16, fp16"]),
         (["--logits", "real", "--vocab", "32000"], ["49152", "leave --vocab out"]),
-        (["--device", "tpu"], ["tpu", "--device"]),
+        (["--device", "tpu"], ["'--device': 'tpu' is not one of 'auto', 'cpu', 'cuda'"]),
+        (["--batch", "1,"], ["'--batch': a value is missing in '1,'; give one, or several"]),
+        (["--peers", ""], ["'--peers': a value is missing in ''"]),
+        (
+            ["--device", "cpu", "--peers", "flashinfer,vllm"],
+            ["'--peers': none", "(FlashInfer: runs on a GPU only; vLLM: runs on a GPU only)"],
+        ),
     ],
 )
 def test_bad_options_are_one_line(arguments, words, capsys):

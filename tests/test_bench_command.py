@@ -35,6 +35,15 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         command.make_folder(tmp_path / "file")
 
 
+def test_a_file_that_cannot_be_written(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"cannot write .*taken' \(.+\); .* folder with --out"),
+        command.writing(tmp_path),
+    ):
+        (tmp_path / "taken").mkdir()
+        (tmp_path / "taken").write_text("")
+
+
 def test_an_error_is_one_line_and_no_traceback(tmp_path):
     run = [sys.executable, "-m", "fused_sampler.benchmarks.estimate", "--measured", "none.json"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -136,6 +136,16 @@ def test_the_command_writes_what_it_prints(loaded, tmp_path, capsys):
     assert "end_to_end --quick --batch 2 --out" in stored["run"]["command"]
 
 
+def test_what_was_measured_is_shown_where_it_cannot_be_written(loaded, tmp_path, capsys):
+    (tmp_path / "generate.json").mkdir()
+    with (
+        mock.patch.object(end_to_end, "load_for_command", return_value=loaded),
+        pytest.raises(ValueError, match=r"cannot write .*generate\.json' .* folder with --out"),
+    ):
+        end_to_end.main(["--quick", "--batch", "2", "--out", str(tmp_path)])
+    assert f"| {CASE} | 2 |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("batch", ["0", "-1", "2.5", "many"])
 def test_a_wrong_batch_is_one_line(batch, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -66,12 +66,12 @@ def test_what_a_peer_needs_is_one_line(monkeypatch):
     assert PEERS["llama.cpp"].unavailable(CPU) == (
         "xllamacpp is not installed; run pip install --only-binary :all: xllamacpp"
     )
-    assert PEERS["vllm"].unavailable(CPU) == "vLLM runs on a GPU; use --device cuda"
+    assert PEERS["vllm"].unavailable(CPU) == "runs on a GPU only"
     cuda = torch.device("cuda")
     assert PEERS["flashinfer"].unavailable(cuda) == (
         "flashinfer is not installed; run pip install flashinfer-python"
     )
-    assert PEERS["llama.cpp"].unavailable(cuda).endswith("use --device cpu")
+    assert PEERS["llama.cpp"].unavailable(cuda) == "runs on the CPU only; use --device cpu"
 
 
 def test_ties_of_the_boundary_are_told_from_other_differences():

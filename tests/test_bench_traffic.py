@@ -144,6 +144,12 @@ def test_the_page_says_what_is_estimated(tmp_path, capsys):
     assert len(stored) == len(estimates(read_planes()))
 
 
+def test_files_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "estimate.md").mkdir()
+    with pytest.raises(ValueError, match=r"cannot write .*estimate\.md' .* folder with --out"):
+        estimate.main(["--out", str(tmp_path)])
+
+
 def line_of(text, start):
     return next(line for line in text.splitlines() if line.startswith(f"| {start}"))
 

@@ -16,7 +16,7 @@ class _OnGPU(Peer):
 
     def unavailable(self, device: torch.device) -> str | None:
         if device.type != "cuda":
-            return f"{self.title} runs on a GPU; use --device cuda"
+            return "runs on a GPU only"
         return not_installed(self.package.split("-")[0], self.package)
 
     def unsupported(self, params: Params) -> str | None:

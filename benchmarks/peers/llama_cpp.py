@@ -47,7 +47,7 @@ class LlamaCpp(Peer):
 
     def unavailable(self, device: torch.device) -> str | None:
         if device.type != "cpu":
-            return "llama.cpp's chain runs on the CPU; use --device cpu"
+            return "runs on the CPU only; use --device cpu"
         return not_installed("xllamacpp", "--only-binary :all: xllamacpp")
 
     def countable(self, device: torch.device) -> bool:
