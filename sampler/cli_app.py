@@ -243,7 +243,8 @@ def plot(
         _sampling(
             "NUMBER...",
             _number(float, "a finite number from 0 up", 0),
-            "One or more, as in `--temperature 0.5 1 2`: a colour for each.",
+            "One or more, as in `--temperature 0.5 1 2`: a colour for each. A prompt that is "
+            "a number goes in front.",
         ),
     ] = [1.0],  # noqa: B006  # typer copies it
     top_k: TopK = 0,
@@ -269,7 +270,7 @@ def plot(
         typer.Option(
             metavar="FILE",
             help="Where to write: a name in .png, .svg or .pdf. Without it: a PNG in this folder, "
-            "named after the prompt.",
+            "named after the prompt. A file that exists is overwritten.",
             show_default=False,
         ),
     ] = None,

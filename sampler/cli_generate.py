@@ -27,11 +27,13 @@ def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> Non
     seeds = range(first_seed, first_seed + num_samples)
     if seeds[-1] >= 2**63:
         raise typer.BadParameter(
-            f"--seed {first_seed} leaves too few seeds for --num-samples {num_samples}; "
-            "use a smaller seed"
+            f"{first_seed} leaves too few seeds for --num-samples {num_samples}; "
+            "use a smaller seed",
+            param_hint="'--seed'",
         )
     loaded = load_for_command(request.model)
-    inputs = encode_prompt(loaded, request.prompt, max_new_tokens)
+    remedy = "shorten the prompt or lower --max-new-tokens"
+    inputs = encode_prompt(loaded, request.prompt, max_new_tokens, remedy)
 
     tokens = 0
     start = time.perf_counter()

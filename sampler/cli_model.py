@@ -28,8 +28,13 @@ def load_for_command(name: str | None) -> LoadedModel:
         return load_model(name, report)
 
 
-def encode_prompt(loaded: LoadedModel, prompt: str, new_tokens: int) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask`, `[1, S]`. ValueError if `new_tokens` more do not fit."""
+def encode_prompt(
+    loaded: LoadedModel, prompt: str, new_tokens: int, remedy: str = "shorten the prompt"
+) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask`, `[1, S]`.
+
+    ValueError with the `remedy` where `new_tokens` more than the prompt's do not fit.
+    """
     encoded = loaded.tokenizer(prompt, return_tensors="pt").to(loaded.model.device)
     length = encoded["input_ids"].shape[1]
     if length == 0:
@@ -38,6 +43,6 @@ def encode_prompt(loaded: LoadedModel, prompt: str, new_tokens: int) -> dict[str
     if limit is not None and length + new_tokens > limit:
         raise ValueError(
             f"the prompt has {length} tokens and {new_tokens} more are asked for, but "
-            f"{loaded.name} holds {limit}; shorten the prompt or lower --max-new-tokens"
+            f"{loaded.name} holds {limit}; {remedy}"
         )
     return {name: encoded[name] for name in ("input_ids", "attention_mask")}

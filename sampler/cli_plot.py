@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,26 +53,33 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
 def _check_temperatures(requests: Sequence[Request], swept: str | None) -> None:
     if len(requests) > MOST_TEMPERATURES:
         raise typer.BadParameter(
-            f"--temperature has {len(requests)} values; give at most {MOST_TEMPERATURES}"
+            f"there are {len(requests)} values; give at most {MOST_TEMPERATURES}",
+            param_hint="'--temperature'",
         )
     if swept is not None:
         off = getattr(SamplingParams(), swept)
         if (len(requests) > 1 and swept == "temperature") or requests[0].sampling[swept] != off:
             option = "--" + swept.replace("_", "-")
-            raise typer.BadParameter(f"--sweep runs {option} over its range; leave {option} out")
+            raise typer.BadParameter(
+                f"--sweep {option[2:]} runs it over its range; leave {option} out",
+                param_hint=f"'{option}'",
+            )
 
 
 def _check_path(path: Path) -> None:
     """Refuse before the model is loaded what could never be written."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise typer.BadParameter(
-            f"--out is {str(path)!r}; its name must end in {', '.join(SUFFIXES[:-1])} "
-            f"or {SUFFIXES[-1]}"
-        )
-    if not path.parent.is_dir():
-        raise typer.BadParameter(
-            f"--out is {str(path)!r}, but {str(path.parent)!r} is no folder; make it first"
-        )
+    kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+    problem = None
+    if path == Path():  # of an empty text, too
+        problem = f"it names no file; give a name that ends in {kinds}"
+    elif path.suffix.lower() not in SUFFIXES:
+        problem = f"{str(path)!r} does not end in {kinds}; give a name that does"
+    elif not os.path.isdir(path.parent):  # pathlib's raises where the name is too long
+        problem = f"{str(path.parent)!r} is no folder; make it first"
+    elif os.path.isdir(path):
+        problem = f"{str(path)!r} is a folder; give another name"
+    if problem:
+        raise typer.BadParameter(problem, param_hint="'--out'")
 
 
 def _default_path(prompt: str, swept: str | None) -> Path:

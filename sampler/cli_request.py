@@ -29,7 +29,9 @@ class Request:
         except UnicodeEncodeError:
             raise typer.BadParameter("the prompt is not valid UTF-8; give it in UTF-8") from None
         if self.model == "":
-            raise typer.BadParameter("--model is empty; give a folder or a hub id, or leave it out")
+            raise typer.BadParameter(
+                "it is empty; give a folder or a hub id, or leave it out", param_hint="'--model'"
+            )
         try:
             SamplingParams(**self.sampling)
         except ValueError as error:  # what the library refuses beyond the options' own ranges

@@ -20,3 +20,13 @@ torch.set_num_threads(1)  # the rows are small, and the tests run in several pro
 def backend(request):
     """Each implementation of the contract."""
     return load_backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A tiny model, one token a byte."""
+    from tiny_model import save_tiny_model  # needs transformers, as not every test does
+
+    path = tmp_path_factory.mktemp("tiny")
+    save_tiny_model(path)
+    return str(path)

@@ -31,14 +31,6 @@ PROGRAM = Path(sys.executable).with_name("fused-sampler")
 PROMPT = "The sky is"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A tiny model, one token a byte."""
-    path = tmp_path_factory.mktemp("tiny")
-    save_tiny_model(path)
-    return str(path)
-
-
 @pytest.fixture
 def run(capsys):
     """Call the program in this process: exit status, standard output, standard error."""
@@ -185,10 +177,10 @@ def test_help_names_the_commands(run):
         (["inspect", PROMPT, "--top", "0"], "'--top': '0' is not a whole number from 1 up"),
         (["generate", PROMPT, "--max-new-tokens", "0"], "'0' is not a whole number from 1 up"),
         (["generate", PROMPT, "--num-samples", "0"], "'0' is not a whole number from 1 up"),
-        (["generate", PROMPT, "--seed", str(2**63 - 1), "--num-samples", "2"], "smaller seed"),
+        (["generate", PROMPT, "--seed", str(2**63 - 1), "--num-samples", "2"], "'--seed': 9"),
         (["generate", ""], "the prompt is empty; give some text"),
         (["inspect", "\udcff"], "the prompt is not valid UTF-8"),
-        (["generate", PROMPT, "--model", ""], "--model is empty; give a folder or a hub id"),
+        (["generate", PROMPT, "--model", ""], "'--model': it is empty; give a folder or a hub id"),
         (["generate"], "Missing argument"),
         (["generate", PROMPT, "more"], "unexpected extra argument"),
         (["generate", PROMPT, "--topp", "1"], "No such option: --topp"),
@@ -221,8 +213,15 @@ def test_text_longer_than_the_model_holds_is_one_line(run, folder):
     done = run("generate", PROMPT, "--model", folder, "--max-new-tokens", room + 1)
     assert (done.status, done.out) == (1, "")
     assert f"has {len(PROMPT)} tokens and {room + 1} more are asked for" in done.err
-    assert "lower --max-new-tokens" in done.err
+    assert done.err.endswith("; shorten the prompt or lower --max-new-tokens\n")
     assert run("generate", PROMPT, "--model", folder, "--max-new-tokens", room).status == 0
+
+
+def test_prompt_longer_than_the_model_holds_is_one_line(run, folder):
+    """`inspect` has no --max-new-tokens to lower."""
+    done = run("inspect", "x" * POSITIONS, "--model", folder)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.endswith(f"{folder} holds {POSITIONS}; shorten the prompt\n")
 
 
 def test_broken_model_is_one_line(run, tmp_path, capsys):

@@ -16,7 +16,6 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 pytest.importorskip("matplotlib", reason="needs the `plot` extra")
 
 from matplotlib.colors import to_rgb
-from tiny_model import save_tiny_model
 
 from fused_sampler import cli_plot, mask_logits, sample, softmax
 from fused_sampler.cli import main
@@ -26,14 +25,6 @@ from fused_sampler.figures import draw_panels
 from fused_sampler.models import load_model
 
 PROMPT = "The sky is"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A tiny model, one token a byte."""
-    path = tmp_path_factory.mktemp("tiny")
-    save_tiny_model(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +152,21 @@ def test_default_name(run, prompt, arguments, name):
         (["--temperature", "1", "-1"], "'--temperature': '-1' is not a finite number from 0 up"),
         (["--temperature", "1", "hot"], "unexpected extra argument(s) (hot)"),
         (["--temperature", "1", "1e39"], "temperature is 1e+39, out of range; use"),
-        (["--temperature", *"1234567"], "--temperature has 7 values; give at most 6"),
+        (["--temperature", *"1234567"], "'--temperature': there are 7 values; give at most 6"),
         (["--top-k", "3", "2"], "unexpected extra argument(s) (2)"),
         (["--top", "61"], "'--top': '61' is not a whole number from 1 to 60"),
-        (["--sweep", "top"], "'top' is not one of 'temperature', 'top-k', 'top-p', 'min-p'"),
-        (["--sweep", "top-k", "--top-k", "3"], "--sweep runs --top-k over its range; leave"),
+        (
+            ["--sweep", "top"],
+            "'--sweep': 'top' is not one of 'temperature', 'top-k', 'top-p', 'min-p'",
+        ),
+        (["--sweep", "top-k", "--top-k", "3"], "'--top-k': --sweep top-k runs it over its range"),
         (["--sweep", "temperature", "--temperature", "2"], "leave --temperature out"),
         (["--sweep", "temperature", "--temperature", "1", "2"], "leave --temperature out"),
-        (["--out", "sky.gif"], "--out is 'sky.gif'; its name must end in .png, .svg or .pdf"),
-        (["--out", "sky"], "--out is 'sky'; its name must end in"),
-        (["--out", "no/sky.png"], "--out is 'no/sky.png', but 'no' is no folder; make it first"),
+        (["--out", "sky.gif"], "'--out': 'sky.gif' does not end in .png, .svg or .pdf"),
+        (["--out", "sky"], "'--out': 'sky' does not end in"),
+        (["--out", "no/sky.png"], "'--out': 'no' is no folder; make it first"),
+        (["--out", ""], "'--out': it names no file; give a name that ends in .png, .svg or .pdf"),
+        (["--out", "n" * 999 + "/sky.png"], "is no folder; make it first"),
     ],
 )
 def test_wrong_command_line_is_one_line(run, monkeypatch, arguments, words):
@@ -183,12 +179,34 @@ def test_wrong_command_line_is_one_line(run, monkeypatch, arguments, words):
     assert list(Path().iterdir()) == []
 
 
-def test_file_that_cannot_be_written_is_one_line(run):
+def test_folder_of_the_name_is_refused_before_the_model_is_loaded(run, monkeypatch):
+    monkeypatch.setattr(cli_plot, "load_for_command", None)
     Path("taken.png").mkdir()
     done = run(PROMPT, "--out", "taken.png")
-    assert (done.status, done.out) == (1, "")
-    assert "cannot write 'taken.png' (Is a directory); give another file with --out" in done.err
+    assert (done.status, done.out) == (2, "")
+    assert "'--out': 'taken.png' is a folder; give another name" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_file_that_cannot_be_written_is_one_line(run):
+    name = "n" * 999 + ".png"
+    done = run(PROMPT, "--out", name)
+    assert (done.status, done.out) == (1, "")
+    assert f"cannot write '{name}' (File name too long); give another file" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_help_says_where_a_number_as_prompt_goes_and_what_is_overwritten(run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli_plot, "run_plot", lambda requests, *_: calls.append(requests))
+    shown = " ".join(run("--help").out.replace("│", " ").split())
+    assert "A prompt that is a number goes in front." in shown
+    assert "A file that exists is overwritten." in shown
+    assert run("42", "--temperature", "0.5", "1").status == 0
+    assert [(request.prompt, request.temperature) for request in calls[0]] == [
+        ("42", 0.5),
+        ("42", 1.0),
+    ]
 
 
 def test_missing_matplotlib_is_named(run, monkeypatch):
