@@ -219,8 +219,8 @@ def _draw_near(group: Batch, draws: Draws) -> torch.Tensor:
     block_max = group.maxima.gather(-1, block).repeat_interleave(BLOCK, -1)
     inside = near.token_masses(x.flatten(1), block_max, group.row_max, group.rows.c)
     upto = inside.view_as(x).cumsum(-1)
-    # With a share u of the row's mass M before a block, wrong by e_1 u M, and the rest wrong by
-    # e_2 (1 - u) M, what is left of r is wrong by (e_2 - e_1) u (1 - u) M.
+    # An error of the masses before a block moves r as well, by the share U: together they are off
+    # by at most ROW_ERROR of the row's mass.
     slack = (near.ROW_ERROR + near.TOKEN_ERROR) * mass
     first, last = ((upto <= end[..., None]).sum(-1) for end in (r - slack, r + slack))
     tokens = first.add_(block * BLOCK)

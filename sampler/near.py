@@ -12,9 +12,9 @@ from .batch import Batch
 from .mass import LOWEST
 
 # Shares of the true mass, rounded up. In units of 2**-24: the polynomial of a weight and that of
-# its block's scale err by 1 each; rounding down, by 1 inside a block and 1 at its scale.
-TOKEN_ERROR = 2.0**-21
-ROW_ERROR = 20 * 2.0**-24  # the 16 of `near_sums`, the scale's polynomial and rounding down
+# its block's scale err by less than 2 each; rounding down, by 1 inside a block and 1 at its scale.
+TOKEN_ERROR = 8 * 2.0**-24
+ROW_ERROR = 22 * 2.0**-24  # 17 of `near_sums`; its scale's polynomial and rounding down
 
 
 def token_masses(

@@ -68,8 +68,8 @@ class Shortlist:
         `row_mass`, fp64 [R], is within `ROW_ERROR`; `true_mass` works out some rows' int64 ones.
         """
         total = self.mass.sum(-1)
-        mass, error = (total, TOKEN_ERROR) if row_mass is None else (row_mass, ROW_ERROR)
-        needed, error = top_p * mass, error + TOKEN_ERROR
+        needed = top_p * (total if row_mass is None else row_mass)
+        error = TOKEN_ERROR + (TOKEN_ERROR if row_mass is None else ROW_ERROR)
         # P is rounded up to an integer, at least 1.
         first, last = needed * (1 - error), needed * (1 + error) + 2 / BEST_MASS
         x, mass, above = _around(self.x, self.mass, first, last)
@@ -79,8 +79,7 @@ class Shortlist:
         if not sure.all():
             rows = (~sure).nonzero()[:, 0].tolist()
             rest = self._select(rows)
-            own = true_mass and true_mass(rest.part)
-            threshold[rows], _ = rest.true_nucleus(top_p[rows], own)
+            threshold[rows], _ = rest.true_nucleus(top_p[rows], true_mass and true_mass(rest.part))
         return threshold, total >= last
 
     def true_nucleus(

@@ -24,14 +24,16 @@ _FEW = 128  # best tokens that are worth weighing one by one
 # `2**z` for z in fp64: the contract's z, in fp32, is off by 2 |z| units of 2**-24, which makes 1.4
 # |z| in the result. Below z = -49 a token counts for nothing.
 _FLOAT_ERROR = 1.4 * 49 * 2.0**-24 + TOKEN_ERROR
+_HOT = 1e36  # from here on a difference of logits beyond fp32 may count for something
 
 
 def draw(batch: Batch, draws: Draws) -> torch.Tensor | None:
     """The token, [1, 1], of a batch of one row; None where this is not the way to find it."""
     rows, vocab = batch.rows, batch.logits.shape[-1]
     k, top_p, min_p_log2 = rows.top_k.item(), rows.top_p.item(), rows.min_p_log2.item()
-    greedy = rows.temperature.item() < GREEDY_BELOW
-    if greedy or draws.num_samples > 1 or not math.isfinite(batch.row_max.item()):
+    if not (GREEDY_BELOW <= rows.temperature.item() < _HOT and math.isfinite(batch.row_max.item())):
+        return None
+    if draws.num_samples > 1:
         return None
     if k == vocab and top_p >= 1 and min_p_log2 == -math.inf:
         token = _among_all(batch, draws)
@@ -54,11 +56,13 @@ def _among_best(batch: Batch, draws: Draws, k: int) -> int | None:
     kept = _count_kept(z, rows)
     if kept is None or values[kept - 1] == values[kept]:
         return None  # not sure, or a tie of the last, which is kept as well
-    if kept == k if k < rows.top_k.item() else values[k - 1] == values[k]:
-        return None  # more are kept; or a tie of top-k's last, of whose mass top-p takes a share
+    if k == rows.top_k.item() and values[k - 1] == values[k]:
+        return None  # a tie of top-k's last, of whose mass top-p takes a share too
+    if k < rows.top_k.item() and kept == k:
+        return None  # perhaps more than these
     of_blocks = blocks[0].tolist()
     ids = [of_blocks[place // BLOCK] * BLOCK + place % BLOCK for place in places[:kept].tolist()]
-    tokens, powers = zip(*sorted(zip(ids, z, strict=False)), strict=True)
+    tokens, powers = zip(*sorted(zip(ids, z[:kept], strict=True)), strict=True)
     upto = list(accumulate(2.0**power for power in powers))
     slot = _reached(upto, _uniform(draws) * upto[-1], _FLOAT_ERROR * upto[-1])
     return None if slot is None else tokens[slot]
@@ -97,13 +101,13 @@ def _among_all(batch: Batch, draws: Draws) -> int | None:
 
 
 def _reached(upto: list[float], r: float, slack: float) -> int | None:
-    """Where the growing sums pass r; None where that is not the same within `slack`, or nowhere."""
+    """Where the growing sums pass r; None where that is not the same within `slack`."""
     slot = bisect_right(upto, r + slack)
-    return slot if slot == bisect_right(upto, r - slack) and slot < len(upto) else None
+    return slot if slot == bisect_right(upto, r - slack) else None
 
 
 def _uniform(draws: Draws) -> float:
-    """`U / 2**64` of the one draw."""
+    """`U / 2**64` of the one draw, as `Draws.uniform`."""
     stream = 0 if draws.stream is None else int(draws.stream.item())
     high, low = random_bits(int(draws.seed.item()), int(draws.step.item()), stream, 0)
     return high * 2.0**-32 + low * 2.0**-64

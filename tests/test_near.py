@@ -34,7 +34,7 @@ def test_masses_are_within_their_error(kind, temperature):
     for vocab in (1, 63, 64, 1000, 5000):
         x = logits_of(kind, 3, vocab)
         true, near_ones = _sums(x, temperature)
-        assert ((near_ones - true).abs() <= 16 * 2**-24 * true)[true > 0].all()
+        assert ((near_ones - true).abs() <= 17 * 2**-24 * true)[true > 0].all()
 
         group = _group(x, temperature)
         table = reference.BlockTable(x, group.rows.c)
@@ -66,7 +66,7 @@ def test_exp2_is_as_near_as_the_error_assumes():
     z = -torch.arange(*ends, 61, dtype=torch.int32).view(torch.float32)
     mantissa, exponent = exp2_parts(z)
     ours = torch.ldexp(mantissa.double(), exponent.double() - 24)
-    assert ((z.exp2().double() - ours).abs() <= 5 * 2**-24 * ours).all()
+    assert ((z.exp2().double() - ours).abs() <= 6 * 2**-24 * ours).all()
 
 
 @pytest.mark.parametrize(

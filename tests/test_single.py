@@ -6,6 +6,7 @@ import pytest
 import torch
 from common import KINDS, logits_of, real_logits, run
 
+from fused_sampler import draws as draws_module
 from fused_sampler import fallback, reference, single
 from fused_sampler.batch import Batch
 from fused_sampler.draws import resolve_draws
@@ -32,7 +33,7 @@ def _rows(kind, vocab):
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
 @pytest.mark.parametrize("kind", [*KINDS, "real"])
 def test_the_token_of_a_row_alone(kind, params):
-    for vocab in (100, 4100):
+    for vocab in (100, 1920, 4100):  # 1920 = 30 * 64: as many blocks as the best that are asked for
         x = _rows(kind, vocab)
         for seed in (1, 2):
             expected = run(reference, x, torch.full((len(x),), seed), 1, False, **params).tokens
@@ -71,6 +72,57 @@ def test_ties_and_invalid_rows_are_left_to_the_way_of_batches():
         invalid[0, 17] = bad
         assert _draw(invalid) is None
         assert _draw(invalid, top_k=5) is None
+
+
+def test_differences_beyond_fp32_at_a_temperature_as_large():
+    x = torch.full((1, 9000), -3.4e38)
+    x[0, [7, 150]] = torch.tensor([3e38, -3.3e38])
+    for params in ({"top_k": 2}, {"top_k": 2, "top_p": 0.99}, {"min_p": 0.121}):
+        for seed in range(30):
+            tokens = [
+                run(backend, x, seed, 1, False, temperature=3e38, **params).tokens
+                for backend in (fallback, reference)
+            ]
+            assert torch.equal(*tokens)
+
+
+def _place_numbers(monkeypatch):
+    """Makes `U` the seed."""
+    halves = lambda seed, *_: ((seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF)  # noqa: E731
+    monkeypatch.setattr(draws_module, "random_bits", halves)
+    monkeypatch.setattr(single, "random_bits", halves)
+
+
+@pytest.mark.parametrize("params", [{}, {"top_k": 10}, {"top_k": 10, "top_p": 0.8}, {"min_p": 0.3}])
+def test_numbers_at_the_edge_of_a_token(params, monkeypatch):
+    _place_numbers(monkeypatch)
+    for row in logits_of("random", 20, 700 if not params else 9000):
+        x = row[None]
+        rows = resolve_rows(x, **params)
+        table = reference.BlockTable(x, rows.c)
+        upto = reference.cumulative_mass(table, reference.kept_set(x, rows))[0]
+        edges = upto[63::64] if not params else upto.unique()
+        numbers = {2**64 - 1}
+        for edge in edges.tolist():
+            first = -(-edge * 2**64 // int(upto[-1]))  # the least U whose r is not below the edge
+            numbers |= {number for number in (first - 1, first) if 0 <= number < 2**64}
+        for number in numbers:
+            seed = torch.tensor([number - 2**64 if number >= 2**63 else number])
+            one, other = (run(b, x, seed, 1, False, **params).tokens for b in (fallback, reference))
+            assert torch.equal(one, other)
+
+
+def test_min_p_at_the_edge_of_a_token():
+    for row in logits_of("random", 40, 9000):
+        x = row[None]
+        rows = resolve_rows(x, temperature=0.83, top_k=50, min_p=0.1)
+        best = row.topk(30).values
+        edge = ((best - best[0]) * rows.c)[20:21].clone()
+        batch = Batch.of(x, rows._replace(min_p_log2=edge))
+        for seed in range(3):
+            draws = resolve_draws(seed, 0, 1, None, 1, x.device)
+            alone = single.draw(batch, draws)
+            assert alone is None or alone == reference.sample(x, batch.rows, draws, False).tokens
 
 
 def test_a_tiny_temperature_takes_the_first_of_equals():
