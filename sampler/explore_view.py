@@ -10,16 +10,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 
 from .cli_inspect import Candidate, Inspection, inspect_logits, spelling
 from .cli_request import Request
 from .functional import mask_logits, sample
-from .mass import BEST_MASS, BLOCK
+from .mass import BEST_MASS
 from .models import LoadedModel
 from .params import SamplingParams, resolve_rows
 from .philox import multiply_high, random_bits
-from .reference import BlockTable
+from .reference import BlockTable, cumulative_mass
 
 TOP = 30  # tokens in the table
 SAMPLES = 1000  # draws that are counted
@@ -134,7 +133,7 @@ def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
     """What is left after each stage that may drop tokens, bool [V], by its name."""
     stages = {"the model": logits > -math.inf}
     if request.greedy:
-        return stages | {"T = 0": mask_logits(logits, 0) > -math.inf}
+        return stages | {"greedy": mask_logits(logits, 0) > -math.inf}
     filters: dict[str, Any] = {"temperature": request.temperature}
     for name in ("top_k", "top_p", "min_p"):
         filters[name] = getattr(request, name)
@@ -144,12 +143,9 @@ def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
 
 
 def _cumulative_mass(logits: torch.Tensor, request: Request, kept: torch.Tensor) -> torch.Tensor:
-    """`mass({j kept: j <= i})` of every id i, int64 [V] (contract sections 3 and 5)."""
+    """The mass of the kept ids up to every id, int64 [V]; greedy: all is the one token's."""
     if request.greedy:
         return kept.cumsum(0) * BEST_MASS
     x = logits[None]
     table = BlockTable(x, resolve_rows(x, request.temperature).c)
-    weights = table.weights * F.pad(kept, (0, -len(kept) % BLOCK)).view_as(table.x)
-    block_mass = table.scale(weights.sum(-1))
-    earlier = block_mass.cumsum(-1) - block_mass
-    return (earlier[..., None] + table.scale(weights.cumsum(-1))).flatten()[: len(kept)]
+    return cumulative_mass(table, kept[None])[0, : len(kept)]

@@ -69,17 +69,20 @@ def _nucleus_threshold(table: BlockTable, keep: torch.Tensor, top_p: torch.Tenso
     return x.gather(-1, last)
 
 
+def cumulative_mass(table: BlockTable, keep: torch.Tensor) -> torch.Tensor:
+    """`mass({j kept: j <= i})` of every id i, int64 [B, N * 64] (contract sections 3 and 5)."""
+    weights = table.weights * F.pad(keep, (0, -keep.shape[-1] % BLOCK)).view_as(table.x)
+    block_mass = table.scale(weights.sum(-1))
+    before = block_mass.cumsum(-1) - block_mass  # mass of the earlier blocks
+    return (before[..., None] + table.scale(weights.cumsum(-1))).flatten(1)
+
+
 def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
     """Tokens [B, num_samples] by the cumulative sum of contract section 5."""
     rows, draws = rows.to(logits.device), draws.to(logits.device)
     table = BlockTable(logits, rows.c)
     keep = kept_set(logits, rows)
-    padded = F.pad(keep, (0, -keep.shape[-1] % BLOCK)).view_as(table.x)
-    weights = table.weights * padded
-
-    block_mass = table.scale(weights.sum(-1))
-    before = block_mass.cumsum(-1) - block_mass  # mass of the earlier blocks
-    upto = (before[..., None] + table.scale(weights.cumsum(-1))).flatten(1)  # [B, N * 64]
+    upto = cumulative_mass(table, keep)
     mass = upto[:, -1:]
     r = draws.below(mass[:, 0])
     drawn = torch.searchsorted(upto, r, right=True).clamp(max=logits.shape[-1] - 1)
