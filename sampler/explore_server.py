@@ -18,6 +18,7 @@ from .explore_state import FieldError, read_state
 LOOPBACK = "127.0.0.1"
 _OUR_NAMES = (LOOPBACK, "localhost")
 _LARGEST_BODY = 2**20
+_LONGEST_LENGTH = 20  # digits; Python refuses to read thousands of them
 
 
 class ExploreServer(ThreadingHTTPServer):
@@ -73,6 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.NOT_FOUND, f"there is nothing at {self.path}; post to /view")
         elif not length.isdecimal():
             self._fail(HTTPStatus.LENGTH_REQUIRED, "the request names no Content-Length; add it")
+        elif len(length) > _LONGEST_LENGTH:
+            message = f"the Content-Length has {len(length)} digits; give the bytes that follow"
+            self._fail(HTTPStatus.BAD_REQUEST, message)
         elif int(length) > _LARGEST_BODY:
             message = f"the text is too long; send at most {_LARGEST_BODY} bytes"
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)

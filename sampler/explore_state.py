@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,8 @@ _NUMBERS: dict[str, tuple[type, float, float, str]] = {
     "min_p": (float, 0, 1, "a number from 0 to 1; 0 switches it off"),
     "seed": (int, 0, 2**63 - 1, f"a whole number from 0 to {2**63 - 1}"),
 }
+# One way to spell a number, so that the page and Python agree on what is one.
+_SPELLINGS = {int: r"[0-9]+", float: r"[0-9.eE+-]+"}
 
 
 class FieldError(ValueError):
@@ -43,7 +47,7 @@ def read_state(body: bytes) -> State:
     """The state that the page sent. Numbers come as they were typed. Raises `FieldError`."""
     try:
         state = json.loads(body)
-    except ValueError:  # bad UTF-8 too
+    except (ValueError, RecursionError):  # bad UTF-8 and brackets without end too
         state = None
     if not isinstance(state, dict):
         raise FieldError(None, "the request is no JSON object; reload the page")
@@ -62,10 +66,9 @@ def read_state(body: bytes) -> State:
 
 def _number(name: str, given: Any) -> Any:
     kind, low, high, wanted = _NUMBERS[name]
-    try:
-        value = kind(str(given))
-    except ValueError:
-        value = math.nan
-    if low <= value <= high:
-        return value
+    if re.fullmatch(_SPELLINGS[kind], str(given)):
+        with suppress(ValueError):
+            value = kind(str(given))
+            if low <= value <= high:
+                return value
     raise FieldError(name, f"{name.replace('_', '-')} is {str(given)!r}; give {wanted}")

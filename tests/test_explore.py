@@ -168,7 +168,9 @@ def test_each_filter_is_named_by_what_it_dropped(explorer):
         assert row.dropped_by == next(stages, None)
     assert {row.dropped_by for row in view.rows} == {"top-k", "top-p", "min-p", None}
     greedy = explorer.view(request_of(temperature=0.0))
-    assert [row.dropped_by for row in greedy.rows] == [None] + ["T = 0"] * (TOP - 1)
+    assert [row.dropped_by for row in greedy.rows] == [None] + ["greedy"] * (TOP - 1)
+    tiny = explorer.view(request_of(temperature=1e-30))  # not 0, but greedy as well
+    assert [row.dropped_by for row in tiny.rows] == [row.dropped_by for row in greedy.rows]
 
 
 def test_appended_tokens_are_the_text_that_generate_writes(explorer, folder, capsys):
@@ -276,6 +278,12 @@ def test_other_sites_are_refused(server, headers):
         ({"seed": "x"}, "seed", "seed is 'x'; give a whole number from 0 to 9223372036854775807"),
         ({"seed": str(2**63)}, "seed", f"seed is '{2**63}'"),
         ({"seed": None}, "seed", "seed is 'None'"),
+        ({"seed": " 7 "}, "seed", "seed is ' 7 '"),
+        ({"seed": "1_0"}, "seed", "seed is '1_0'"),
+        ({"seed": "\u0661"}, "seed", "seed is '\u0661'"),
+        ({"top_k": "+5"}, "top_k", "top-k is '+5'"),
+        ({"temperature": "1_0"}, "temperature", "temperature is '1_0'"),
+        ({"top_p": "\u0661"}, "top_p", "top-p is '\u0661'"),
         ({"prompt": ""}, "prompt", "the prompt is empty; give some text"),
         ({"prompt": "\udcff"}, "prompt", "the prompt is not valid UTF-8"),
         ({"prompt": 7}, "prompt", "prompt is 7; give text"),
@@ -294,12 +302,13 @@ def test_bad_values_are_one_sentence(server, state, field, words):
 
 
 def test_broken_requests_are_answered(server):
-    for body in ("", "{", "[]", b"\xff"):
+    for body in ("", "{", "[]", b"\xff", "[" * 200_000):
         status, _, text = ask(server, "POST", "/view", body)
         assert (status, "no JSON object" in text) == (400, True)
     assert ask(server, path="/favicon.ico")[0] == 404
     assert ask(server, "POST", "/", "{}")[0] == 404
-    for length, status in (("many", 411), ("-1", 411), (str(2**21), 413)):
+    lengths = (("many", 411), ("-1", 411), (str(2**21), 413), ("9" * 5000, 400))
+    for length, status in lengths:
         assert ask(server, "POST", "/view", "{}", {"Content-Length": length})[0] == status
     assert ask_view(server)[0] == 200
 
@@ -430,11 +439,28 @@ def test_export_holds_every_temperature(folder, explorer, tmp_path, capsys):
         assert view["rows"] == [vars(row) for row in explorer.view(request, (), SAMPLES).rows]
 
 
-def test_export_where_nothing_can_be_written_is_one_line(folder, tmp_path, capsys):
-    path = tmp_path / "missing" / "page.html"
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("missing/page.html", "missing' is no folder; make it first"),
+        (".", "' is a folder; give another name"),
+        ("", "it names no file; give a name such as page.html"),
+    ],
+)
+def test_export_to_no_file_is_refused_before_the_model_is_loaded(tmp_path, capsys, place, words):
+    path = str(tmp_path / place) if place else ""
+    assert main(["explore", "--model", "no-such-model", "--export", path]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "'--export': " in err
+    assert words in err
+
+
+def test_export_that_cannot_be_written_is_one_line(folder, tmp_path, capsys):
+    path = tmp_path / ("x" * 300)
     assert main(["explore", "--model", str(folder), "--export", str(path)]) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"fused-sampler: cannot write {str(path)!r} (No such file or directory)")
+    assert err.startswith(f"fused-sampler: cannot write {str(path)!r} (File name too long)")
     assert err.endswith("give another file with --export\n")
 
 
