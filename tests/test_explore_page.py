@@ -3,6 +3,7 @@
 import math
 import re
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from fused_sampler import mask_logits, sample, softmax
 from fused_sampler.explore import Explorer
 from fused_sampler.explore_page import save_page
 from fused_sampler.explore_view import SAMPLES, TOP
-from fused_sampler.models import load_model
+from fused_sampler.models import LoadedModel, load_model
 
 REQUEST = request_of(temperature=0.8, top_k=40, top_p=0.95, seed=7)
 SAMPLING = REQUEST.sampling
@@ -112,7 +113,7 @@ def test_filter_sliders_drop_what_the_library_drops(page, logits, name, value):
     rows = page.rows()[:TOP]
     assert [row["kind"] != "dropped" for row in rows] == kept[order].tolist()
     words = {row["cells"][DRAWS] for row in rows if row["kind"] == "dropped"}
-    assert words == {f"cut by {name.replace('_', '-')}"}  # told without colour as well
+    assert words == {f"cut: {name.replace('_', '-')}"}  # told without colour as well
     assert page.text("kept").startswith(f"{int(kept.sum())} of 257 tokens kept, ")
 
 
@@ -149,6 +150,23 @@ def test_late_answer_does_not_replace_a_newer_one(page):
     page.until("return document.getElementById('top_k').value === '5'")
     page.wait()
     assert page.text("kept").startswith("5 of 257 tokens kept")
+
+
+@pytest.mark.parametrize("temperature", ["0.01", "0.001", "2e-5"])
+def test_numbers_stay_beside_their_bars_at_low_temperatures(page, logits, temperature):
+    page.set(temperature=temperature, top_k=0, top_p=1)
+    best = float(logits.max()) / float(temperature)
+    near = pytest.approx(best, rel=0.05)  # of a number too long, two digits are left
+    assert float(page.rows()[0]["cells"][SCALED]) == near
+    room = page.run(
+        """return [...document.querySelectorAll("#rows tr:not(.empty) .cell")].map((cell) => {
+             const text = document.createRange();
+             text.selectNodeContents(cell.querySelector(".number"));
+             const bar = cell.querySelector(".bar");
+             return bar.getBoundingClientRect().left - text.getBoundingClientRect().right;
+           })"""
+    )
+    assert min(room) > 0
 
 
 def test_nothing_moves_while_a_slider_is_dragged(page):
@@ -200,6 +218,29 @@ def test_draw_takes_the_next_seed(page, logits):
     tokens = [int(sample(logits, **SAMPLING, seed=seed)) for seed in (8, 9, 10, 11)]
     assert found == tokens
     assert len(set(tokens)) > 1
+
+
+def test_draw_at_the_last_seed_goes_on_with_the_first(page, logits):
+    page.set(seed=2**63 - 1)
+    page.click("draw")
+    assert page.find("seed").get_attribute("value") == "0"
+    assert drawn(page) == [int(sample(logits, **SAMPLING, seed=0))]
+
+
+def test_spaces_around_a_number_do_not_count(troubled):
+    troubled.set(seed=" 7 ", temperature=" 1.5 ")
+    assert troubled.text("error") == ""
+    assert troubled.find("seed").get_attribute("value") == " 7 "
+    troubled.click("draw")
+    assert troubled.find("seed").get_attribute("value") == "8"
+
+
+def test_longest_seed_is_seen_whole(page):
+    page.set(seed=2**63 - 1)
+    seen = page.run(
+        "const e = document.getElementById('seed'); return e.clientWidth - e.scrollWidth"
+    )
+    assert seen >= 0
 
 
 def test_greedy_takes_the_best_and_shows_no_number(page):
@@ -322,6 +363,59 @@ def test_new_prompt_while_an_answer_is_on_its_way(page):
     assert page.text("text").startswith("abc")
 
 
+class Scripted:
+    """A model that writes these tokens after the prompt, whatever is asked of it."""
+
+    device = torch.device("cpu")
+    config = SimpleNamespace(max_position_embeddings=None)
+
+    def __init__(self, ids, prompt_tokens):
+        self.ids = ids
+        self.prompt_tokens = prompt_tokens
+
+    def __call__(self, input_ids, attention_mask):
+        logits = torch.zeros(1, 1, 257)
+        logits[..., self.ids[input_ids.shape[1] - self.prompt_tokens]] = 50.0
+        return SimpleNamespace(logits=logits)
+
+
+def test_half_characters_show_only_while_they_wait(driver, explorer):
+    tokenizer = explorer.loaded.tokenizer
+    model = Scripted(tokenizer("é\u6771!").input_ids, len(PROMPT))
+    halves = [f"<{piece}>" for piece in tokenizer.convert_ids_to_tokens(model.ids)]
+    with serving(Explorer(LoadedModel("scripted", model, tokenizer))) as server:
+        page = Page(driver, server.url)
+        for shown in (
+            [],
+            [halves[0]],
+            ["", "é"],
+            ["", "é", halves[2]],
+            ["", "é", halves[2], halves[3]],
+            ["", "é", "", "", "\u6771"],
+        ):
+            if shown:
+                page.click("append")
+            tokens = page.all("#text .token")
+            assert [token.get_attribute("textContent") for token in tokens] == shown
+            coming = "!" if len(shown) == 5 else halves[len(shown)]
+            assert page.text("next") == coming
+        assert 0 < tokens[2].rect["width"] < 8  # a mark
+        tokens[2].click()
+        assert page.all("#alternatives li.drawn .label")[0].text == halves[2]
+        assert page.problems() == []
+
+
+def test_long_prompt_leaves_the_table_in_reach(page):
+    page.set(prompt="\n" * 46)
+    page.click("append")
+    height, top, end = page.run(
+        "const e = document.getElementById('text');"
+        "return [e.offsetHeight, e.scrollTop, e.scrollHeight - e.clientHeight]"
+    )
+    assert height <= 0.4 * 900 + 1
+    assert 0 < end - 1 <= top  # the new token is seen
+
+
 def test_line_breaks_and_markup_are_text(page):
     page.set(prompt="<b>a</b>\n  & c")
     assert page.run("return document.querySelector('#text span').textContent") == "<b>a</b>\n  & c"
@@ -384,6 +478,29 @@ def test_seed_that_is_wrong_is_not_counted_up(troubled):
     assert troubled.text("error").startswith("seed is 'x'")
 
 
+@pytest.mark.parametrize("seed", ["1_0", "\u0667"])
+def test_seed_is_ascii_digits(troubled, seed):
+    troubled.run(
+        """const seed = document.getElementById("seed");
+        seed.value = arguments[0];
+        seed.dispatchEvent(new Event("input"))""",
+        seed,
+    )
+    troubled.click("draw")
+    assert troubled.find("seed").get_attribute("value") == seed
+    assert troubled.text("error").startswith(f"seed is '{seed}'")
+
+
+def test_draw_waits_until_the_other_fields_are_good(troubled):
+    troubled.set(top_p="2")
+    troubled.click("draw")
+    assert troubled.find("seed").get_attribute("value") == "7"
+    assert troubled.text("error").startswith("top-p is '2'")
+    troubled.set(top_p="0.95")
+    troubled.click("draw")
+    assert troubled.find("seed").get_attribute("value") == "8"
+
+
 def test_server_that_has_gone_is_told(troubled):
     troubled.offline(True)
     troubled.click("draw")
@@ -393,7 +510,7 @@ def test_server_that_has_gone_is_told(troubled):
     troubled.offline(False)
     troubled.click("draw")
     assert troubled.text("error") == ""
-    assert troubled.find("seed").get_attribute("value") == "9"
+    assert troubled.find("seed").get_attribute("value") == "8"  # the draw that had no answer
 
 
 # Who it is for
@@ -458,9 +575,14 @@ def test_every_input_has_a_name(page):
     assert all(names)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_fits_a_phone(driver, server, scheme):
-    page = Page(driver, server.url, 360, 740, scheme)
+@pytest.mark.parametrize(
+    ("width", "scheme", "top_k"),
+    [(360, "light", 40), (360, "dark", 40), (345, "light", 1), (320, "light", 1)],
+)
+def test_page_fits_a_phone(driver, server, width, scheme, top_k):
+    """Also beside a scrollbar, and with the widest counts: all draws of one token."""
+    page = Page(driver, server.url, width, 740, scheme)
+    page.set(top_k=top_k)
     page.set(prompt="W" * 36)
     for _ in range(8):
         page.click("append")
@@ -470,7 +592,7 @@ def test_page_fits_a_phone(driver, server, scheme):
     whole, seen = page.run(
         "const e = document.documentElement; return [e.scrollWidth, e.clientWidth]"
     )
-    assert whole == seen <= 360
+    assert whole == seen <= width
     wide = page.run(
         """return [...document.querySelectorAll("main *")].filter((e) => {
              const { left, right } = e.getBoundingClientRect();
@@ -480,6 +602,16 @@ def test_page_fits_a_phone(driver, server, scheme):
         seen,
     )
     assert wide == []
+    beyond = page.run(
+        """return [...document.querySelectorAll("thead th, #rows tr:not(.empty) .number")]
+           .filter((e) => {
+             const text = document.createRange();
+             text.selectNodeContents(e);
+             const { right } = e.closest("th, td").getBoundingClientRect();
+             return e.offsetWidth && text.getBoundingClientRect().right > right - 1;
+           }).map((e) => e.textContent)"""
+    )
+    assert beyond == []  # no number or heading touches the next one
     assert page.problems() == []
 
 

@@ -3,7 +3,13 @@
 
 const integer = new Intl.NumberFormat("en");
 const percent = (part) => `${Math.max(0, Math.min(1, part)) * 100}%`;
-const fixed = (value, digits) => (value === null ? "–" : value.toFixed(digits));
+
+// Not longer than its column is wide, however low the temperature.
+function fixed(value, digits) {
+  if (value === null) return "–";
+  const size = Math.abs(value);
+  return size < 1e4 ? value.toFixed(digits) : size < 1e6 ? value.toFixed(0) : value.toExponential(1);
+}
 
 function share(value) {
   return value >= 0.001 || value === 0 ? value.toFixed(4) : value.toExponential(1);
@@ -82,7 +88,7 @@ function paintTable(view) {
     const counted = row.observed === null ? "–" : row.observed;
     setCell(
       parts.draws,
-      row.kept ? `${counted} / ${fixed(chance * samples, 1)}` : `cut by ${row.dropped_by}`,
+      row.kept ? `${counted} / ${fixed(chance * samples, 1)}` : `cut: ${row.dropped_by}`,
       (row.observed ?? 0) / samples / drawsEnd,
     );
     parts.expected.hidden = !row.kept;

@@ -4,6 +4,7 @@
 const FIELDS = ["prompt", "temperature", "top_k", "top_p", "min_p", "seed"];
 const SLIDERS = ["temperature", "top_k", "top_p", "min_p"];
 const KEYS = { d: "draw", t: "count", a: "append", u: "undo" };
+const SEEDS = 2n ** 63n; // how many there are
 
 let view = null; // as painted
 let dirty = false; // it answers older inputs
@@ -22,6 +23,9 @@ function enqueue(step) {
   });
 }
 
+// Numbers without the spaces around them; a prompt as it is.
+const typed = (name) => (name === "prompt" ? byId(name).value : byId(name).value.trim());
+
 function changed() {
   dirty = true;
   enqueue(load);
@@ -30,7 +34,7 @@ function changed() {
 async function load() {
   if (!dirty) return; // an earlier load has read these inputs
   dirty = false;
-  const state = Object.fromEntries(FIELDS.map((name) => [name, byId(name).value]));
+  const state = Object.fromEntries(FIELDS.map((name) => [name, typed(name)]));
   const tokens = [...appended]; // a new prompt may empty the list before the answer comes
   state.appended = tokens.map((token) => token.id);
   state.count = counting;
@@ -57,8 +61,8 @@ function fail(error) {
   }
 }
 
-// Change the text, by what the view of all earlier inputs says.
-function changeText(change) {
+// Change the text or the seed, by what the view of all earlier inputs says.
+function changeAfter(change) {
   enqueue(() => {
     change();
     dirty = true;
@@ -67,15 +71,17 @@ function changeText(change) {
 }
 
 function takeBack(length) {
-  changeText(() => appended.splice(length));
+  changeAfter(() => appended.splice(length));
   byId("append").focus();
 }
 
 const actions = {
   draw() {
-    const seed = byId("seed");
-    if (/^\d+$/.test(seed.value)) seed.value = String(BigInt(seed.value) + 1n);
-    changed();
+    changeAfter(() => {
+      const seed = typed("seed");
+      if (failed || !/^\d+$/.test(seed)) return;
+      byId("seed").value = String((BigInt(seed) + 1n) % SEEDS);
+    });
   },
   count() {
     counting = !counting;
@@ -83,12 +89,12 @@ const actions = {
     changed();
   },
   append() {
-    changeText(() => {
+    changeAfter(() => {
       if (!failed) appended.push({ id: view.table.drawn_id, view });
     });
   },
   undo() {
-    changeText(() => appended.pop());
+    changeAfter(() => appended.pop());
   },
 };
 

@@ -12,9 +12,10 @@ function paintText(view, tokens) {
   if (key !== shownText) {
     shownText = key;
     hideAlternatives();
+    const whole = view.pieces.findLastIndex((piece) => piece !== ""); // after it, half characters
     const buttons = view.pieces.map((piece, i) => {
       const label = tokens[i].view.rows.find((row) => row.drawn).label;
-      const button = make("button", "token", piece || label);
+      const button = make("button", "token", i > whole ? label : piece);
       button.type = "button";
       button.title = `${label}: show its alternatives`;
       for (const kind of ["focus", "click"]) { // a click does not focus in every browser
@@ -25,8 +26,9 @@ function paintText(view, tokens) {
     const next = make("span", "next");
     next.id = "next";
     byId("text").replaceChildren(make("span", "", view.table.prompt), ...buttons, next);
+    byId("text").scrollTop = byId("text").scrollHeight; // where it grows
   }
-  byId("next").textContent = drawn.token;
+  byId("next").textContent = drawn.token.includes("\ufffd") ? drawn.label : drawn.token;
   byId("next").title = `${drawn.label}: the next token, not appended yet`;
 }
 
@@ -35,7 +37,7 @@ function showAlternatives(token, i) {
   const items = rows.filter((row, place) => place < LISTED || row.drawn).map((row) => {
     const item = make("li", row.drawn ? "drawn" : row.kept ? "" : "dropped");
     item.append(make("span", "label", row.label), make("span", "number", share(row.probability)));
-    item.append(make("small", "", row.drawn ? "drawn" : row.kept ? "" : `cut by ${row.dropped_by}`));
+    item.append(make("small", "", row.drawn ? "drawn" : row.kept ? "" : `cut: ${row.dropped_by}`));
     return item;
   });
   byId("alternatives-title").textContent =
