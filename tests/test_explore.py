@@ -283,6 +283,7 @@ def test_other_sites_are_refused(server, headers):
         ({"seed": "\u0661"}, "seed", "seed is '\u0661'"),
         ({"top_k": "+5"}, "top_k", "top-k is '+5'"),
         ({"temperature": "1_0"}, "temperature", "temperature is '1_0'"),
+        ({"temperature": "1e"}, "temperature", "temperature is '1e'"),
         ({"top_p": "\u0661"}, "top_p", "top-p is '\u0661'"),
         ({"prompt": ""}, "prompt", "the prompt is empty; give some text"),
         ({"prompt": "\udcff"}, "prompt", "the prompt is not valid UTF-8"),
