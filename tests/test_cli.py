@@ -116,7 +116,9 @@ def test_reader_that_goes_away(folder, output):
 
 def test_interrupt_ends_generation_quietly():
     needs_embedded_model()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's "&"
     process = start("generate", PROMPT, "--max-new-tokens", "4000", "--seed", "1")
+    signal.signal(signal.SIGINT, handler)
     assert process.stdout.read(len(PROMPT)) == PROMPT  # the model is loaded
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)

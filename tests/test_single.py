@@ -49,7 +49,7 @@ def _draw(x, **params):
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
 def test_the_way_is_taken(params):
-    assert _draw(torch.randn(1, 9000) * 3, **params) is not None
+    assert _draw(logits_of("random", 1, 9000), **params) is not None
     assert _draw(real_logits()[:1].float(), **params) is not None
 
 
@@ -57,11 +57,11 @@ def test_the_way_is_taken(params):
     "params", [{"temperature": 0.0}, {"top_p": 0.4}, {"min_p": 1e-9}, {"top_k": 1000}]
 )
 def test_what_is_left_to_the_way_of_batches(params):
-    assert _draw(torch.randn(1, 9000), **params) is None
+    assert _draw(logits_of("random", 1, 9000), **params) is None
 
 
 def test_ties_and_invalid_rows_are_left_to_the_way_of_batches():
-    x = torch.randn(1, 9000)
+    x = logits_of("random", 1, 9000)
     for place in (3, 8000):
         tied = x.clone()
         tied[0, [5, place]] = 20.0
