@@ -7,8 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-import typer
-
+from .cli_files import check_file
 from .cli_model import load_for_command
 from .cli_request import Request
 from .explore import Explorer
@@ -30,22 +29,9 @@ def run_explore(request: Request, port: int, browser: bool) -> None:
 
 def run_export(request: Request, path: Path) -> None:
     """Write the page to a file that needs no server."""
-    _check_path(path)
+    check_file(path, "--export", "such as page.html")
     size = save_page(Explorer(load_for_command(request.model)), request, path)
     print(f"{path}: {size / 1000:.0f} kB; open it in any browser")
-
-
-def _check_path(path: Path) -> None:
-    """Refuse before the model is loaded what could never be written."""
-    problem = None
-    if path == Path():  # of an empty text, too
-        problem = "it names no file; give a name such as page.html"
-    elif not os.path.isdir(path.parent):  # pathlib's raises where the name is too long
-        problem = f"{str(path.parent)!r} is no folder; make it first"
-    elif os.path.isdir(path):
-        problem = f"{str(path)!r} is a folder; give another name"
-    if problem:
-        raise typer.BadParameter(problem, param_hint="'--export'")
 
 
 def has_display() -> bool:

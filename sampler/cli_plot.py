@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from .cli_files import check_file, writing
 from .cli_inspect import inspect_logits, next_logits
 from .cli_model import encode_prompt, load_for_command
 from .cli_request import Request
@@ -41,12 +41,8 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
         )
         curves = [sweep(logits, request, swept) for request in steps]
         figure = draw_sweep(inspections[0], curves, swept)
-    try:
+    with writing(path, "--out"):
         save(figure, path)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {str(path)!r} ({error.strerror}); give another file with --out"
-        ) from error
     typer.echo(f"wrote {path}")
 
 
@@ -69,17 +65,11 @@ def _check_temperatures(requests: Sequence[Request], swept: str | None) -> None:
 def _check_path(path: Path) -> None:
     """Refuse before the model is loaded what could never be written."""
     kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    problem = None
-    if path == Path():  # of an empty text, too
-        problem = f"it names no file; give a name that ends in {kinds}"
-    elif path.suffix.lower() not in SUFFIXES:
-        problem = f"{str(path)!r} does not end in {kinds}; give a name that does"
-    elif not os.path.isdir(path.parent):  # pathlib's raises where the name is too long
-        problem = f"{str(path.parent)!r} is no folder; make it first"
-    elif os.path.isdir(path):
-        problem = f"{str(path)!r} is a folder; give another name"
-    if problem:
-        raise typer.BadParameter(problem, param_hint="'--out'")
+    if path != Path() and path.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(
+            f"{str(path)!r} does not end in {kinds}; give a name that does", param_hint="'--out'"
+        )
+    check_file(path, "--out", f"that ends in {kinds}")
 
 
 def _default_path(prompt: str, swept: str | None) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from .cli_files import writing
 from .cli_request import Request
 from .explore import Explorer
 from .explore_view import SAMPLES, TOP, View
@@ -52,10 +53,6 @@ def save_page(explorer: Explorer, request: Request, path: Path) -> int:
     shown = track(temperatures, "Computing", console=console, disable=not console.is_terminal)
     views = [explorer.view(replace(request, temperature=t), samples=SAMPLES) for t in shown]
     page = render_page(request, views, saved=True).encode()
-    try:
+    with writing(path, "--export"):
         path.write_bytes(page)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {str(path)!r} ({error.strerror}); give another file with --export"
-        ) from error
     return len(page)
