@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .blocks import block_maxima, block_sums, gather_blocks, near_sums, take
+from .blocks import Scale, block_maxima, block_sums, gather_blocks, near_sums, take
 from .params import Rows
 
 
@@ -39,8 +39,10 @@ class Batch(NamedTuple):
         """Every stride-th logit of these rows; a copy where the rows are not neighbours."""
         return take(self.logits[:, ::stride], self.numbers)
 
-    def block_sums(self, c: torch.Tensor) -> torch.Tensor:
-        return block_sums(self.logits, self.numbers, self.maxima, c)
+    def block_masses(self, c: torch.Tensor) -> torch.Tensor:
+        """The contract's masses of all blocks, int64 [R, N]; near ones are in `near.py`."""
+        sums = block_sums(self.logits, self.numbers, self.maxima, c)
+        return Scale.of(self.maxima, self.row_max, c)(sums)
 
     def near_sums(self, c: torch.Tensor) -> torch.Tensor:
         return near_sums(self.logits, self.numbers, self.maxima, c)

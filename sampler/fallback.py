@@ -16,7 +16,7 @@ import torch
 
 from . import near, single
 from .batch import Batch
-from .blocks import Scale, row_chunks, weights_and_scale
+from .blocks import row_chunks, weights_and_scale
 from .draws import Draws
 from .mass import BEST_MASS, BLOCK, LOG2_E
 from .narrow import KINDS, shortlists
@@ -60,7 +60,7 @@ def _sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> Sampl
     row_max, temperature = batch.row_max[:, None], rows.temperature[:, None]
     logprobs = log_probability(x, row_max, temperature, mass[:, None])
     c = torch.full_like(rows.c, LOG2_E)
-    raw_mass = Scale.of(batch.maxima, batch.row_max, c)(batch.block_sums(c)).sum(-1)
+    raw_mass = batch.block_masses(c).sum(-1)
     raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_mass[:, None])
     invalid = tokens < 0
     return SampleOutput(
@@ -184,8 +184,7 @@ def _count_allowed(group: Batch) -> torch.Tensor:
 
 def _draw_from_all(group: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
     """Unfiltered draws: tokens [R, num_samples] and the rows' masses [R]."""
-    c = group.rows.c
-    block_mass = Scale.of(group.maxima, group.row_max, c)(group.block_sums(c))
+    block_mass = group.block_masses(group.rows.c)
     upto = block_mass.cumsum(-1)
     mass = upto[:, -1]
     r = draws.below(mass)

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 import torch
 
 from .batch import Batch
-from .blocks import Scale
 from .mass import BLOCK, LOWEST
 from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
 from .shortlist import BINS, Shortlist, into_bins
@@ -156,8 +155,7 @@ def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
 
 def _true_mass(part: Batch) -> torch.Tensor:
     """The exact mass of every row, int64 [R]."""
-    c = part.rows.c
-    return Scale.of(part.maxima, part.row_max, c)(part.block_sums(c)).sum(-1)
+    return part.block_masses(part.rows.c).sum(-1)
 
 
 def _top_p_bound(
