@@ -30,7 +30,7 @@ class Batch(NamedTuple):
         if len(places) == len(self.numbers):
             return self
         numbers = [self.numbers[place] for place in places]
-        index = torch.tensor(places, device=self.logits.device)
+        index = torch.tensor(places, dtype=torch.int64, device=self.logits.device)
         return Batch(
             numbers, self.logits, self.maxima[index], self.row_max[index], self.rows.select(index)
         )
@@ -47,5 +47,8 @@ class Batch(NamedTuple):
     def near_sums(self, c: torch.Tensor) -> torch.Tensor:
         return near_sums(self.logits, self.numbers, self.maxima, c)
 
-    def gather_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
-        return gather_blocks(self.logits, self.numbers, blocks)
+    def gather_blocks(self, blocks: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits of blocks [R, n], or else of blocks [n] in these rows [n]; fp32 [..., 64]."""
+        numbers = torch.tensor(self.numbers, device=blocks.device)
+        own = numbers[:, None] if rows is None else numbers[rows]
+        return gather_blocks(self.logits, own, blocks)

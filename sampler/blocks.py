@@ -179,20 +179,22 @@ def _exp2(z: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> None:
     p.add_(_COEFFICIENTS[0])
 
 
-def gather_blocks(logits: torch.Tensor, rows: Sequence[int], blocks: torch.Tensor) -> torch.Tensor:
-    """Blocks [R, n] of these rows of logits [B, V], fp32 [R, n, 64]; `-inf` past the end of V."""
+def gather_blocks(logits: torch.Tensor, rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    """Blocks [...] in these rows of logits [B, V], fp32 [..., 64]; `-inf` past the end of V.
+
+    The shape of `rows` is that of `blocks` or expands to it.
+    """
     count, rest = divmod(logits.shape[-1], BLOCK)
-    index = torch.tensor(rows, device=logits.device)[:, None]
     if rest == 0 and logits.is_contiguous():  # several times faster than an index of two tensors
-        flat = (index * count + blocks).view(-1)
+        flat = (rows * count + blocks).view(-1)
         return logits.view(-1, BLOCK).index_select(0, flat).view(*blocks.shape, BLOCK).float()
     if count:
         (_, whole), *_ = split_blocks(logits)
-        x = whole[index, blocks.clamp(max=count - 1) if rest else blocks].float()
+        x = whole[rows, blocks.clamp(max=count - 1) if rest else blocks].float()
     else:
         x = logits.new_empty(*blocks.shape, BLOCK, dtype=torch.float32)
     if rest:
-        row, slot = (blocks == count).nonzero(as_tuple=True)
-        last = logits[index[row, 0], count * BLOCK :].float()
-        x[row, slot] = F.pad(last, (0, BLOCK - rest), value=-torch.inf)
+        short = blocks == count
+        last = logits[rows.expand_as(blocks)[short], count * BLOCK :].float()
+        x[short] = F.pad(last, (0, BLOCK - rest), value=-torch.inf)
     return x

@@ -79,8 +79,8 @@ def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)
     for kind, group in _groups(batch):
         if kind in KINDS:
-            for part, shortlist in shortlists(kind, group):
-                threshold[list(part.numbers)] = shortlist.threshold()
+            for shortlist in shortlists(kind, group):
+                threshold[list(shortlist.part.numbers)] = shortlist.threshold()
     output = logits.new_empty(logits.shape, dtype=torch.float32)
     for chunk in row_chunks(*logits.shape):
         torch.div(logits[chunk], temperature[chunk, None], out=output[chunk])
@@ -151,12 +151,13 @@ def _draw(kind: str, group: Batch, draws: Draws, info: bool) -> Iterator[Part]:
         else:
             yield Part(group.numbers, _draw_near(group, own))
     else:
-        for part, shortlist in shortlists(kind, group):
-            own = draws.select(part.numbers)
+        for shortlist in shortlists(kind, group):
+            numbers = shortlist.part.numbers
+            own = draws.select(numbers)
             if info:
-                yield Part(part.numbers, *shortlist.draw(own), shortlist.kept().sum(-1))
+                yield Part(numbers, *shortlist.draw(own), shortlist.kept().sum(-1))
             else:
-                yield Part(part.numbers, shortlist.draw_near(own))
+                yield Part(numbers, shortlist.draw_near(own))
 
 
 def _together(parts: list[Part]) -> list[torch.Tensor]:

@@ -15,142 +15,113 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from .batch import Batch
-from .mass import BLOCK, LOWEST
+from .blocks import take
+from .mass import BLOCK, BLOCK_BITS, LOWEST
 from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
 from .shortlist import BINS, Shortlist, into_bins
 
-_LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory
-_PASS_TOKENS = 2**21  # logits looked through at one time where the width is a guess
+_LIST_TOKENS = 2**17  # tokens in the shortlists made at one time: bounds the memory, as the next
+_PASS_BLOCKS = 2**14  # blocks looked through at one time
+_SET_BLOCKS = 8  # whose common maximum counts as one for top-k's bound, at most
+_SETS = 4  # for each of the k, where blocks are put together
 _FEW_MAXIMA = 512  # best block maxima tried as a bound for top-p
 _MOST = 0.85  # share of the mass to be dropped that the blocks down to that bound hold
 _TOKENS_A_BLOCK = 4  # that reach the bound, at most as a rule
 _SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
 _TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show
-_BLOCK_BITS = 6
 
 
-def shortlists(kind: str, group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
-    """What the filters keep, in parts of the group; `kind` is a key of `KINDS`."""
-    for part, shortlist in KINDS[kind](group):
-        min_p_log2 = part.rows.min_p_log2
-        if max(min_p_log2.tolist()) > -math.inf:
-            z = (shortlist.x - part.row_max[:, None]) * part.rows.c[:, None]
-            shortlist.drop(~(z >= min_p_log2[:, None]))
-        yield part, shortlist
+def shortlists(kind: str, group: Batch) -> Iterator[Shortlist]:
+    """What the filters keep, for a few rows of the group each; `kind` is a key of `KINDS`."""
+    for shortlist in KINDS[kind](group):
+        rows, row_max = shortlist.part.rows, shortlist.part.row_max
+        if max(rows.min_p_log2.tolist()) > -math.inf:
+            z = (shortlist.x - row_max[:, None]) * rows.c[:, None]
+            shortlist.drop(~(z >= rows.min_p_log2[:, None]))
+        yield shortlist
 
 
-def _top_k(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
+def _top_k(group: Batch) -> Iterator[Shortlist]:
     """The k best and their ties, then top-p among them."""
-    for part, blocks in _blocks_of_best_k(group):
-        shortlist = _best_k(part, blocks)
-        top_p = part.rows.top_p
-        if min(top_p.tolist()) < 1:
-            threshold, _ = shortlist.nucleus(top_p)
-            shortlist.drop((shortlist.x < threshold) & (top_p < 1)[:, None])
-        yield part, shortlist
+    for _, shortlist in _lists_above(group, _top_k_bound(group)):
+        rows = shortlist.part.rows
+        shortlist.drop(shortlist.x < _kth(shortlist.x, rows.top_k))
+        if min(rows.top_p.tolist()) < 1:
+            threshold, _ = shortlist.nucleus(rows.top_p)
+            shortlist.drop((shortlist.x < threshold) & (rows.top_p < 1)[:, None])
+        yield shortlist
 
 
-def _blocks_of_best_k(group: Batch) -> Iterator[tuple[Batch, torch.Tensor | None]]:
-    """Parts of the group, and the blocks [R, n] that hold a row's k best; None for all blocks."""
-    top_k, count = group.rows.top_k.tolist(), group.maxima.shape[-1]
-    most = max(top_k)
-    if most >= count:
-        for rows in _parts([count * BLOCK] * len(top_k)):
-            yield group.select(rows), None
-        return
-    best, blocks = group.maxima.topk(most + 1)
-    if not _last_ties(best, top_k):
-        for rows in _parts([(most + 1) * BLOCK] * len(top_k)):
-            # Rows of one width are cut into parts of neighbours.
-            yield group.select(rows), blocks[rows[0] : rows[-1] + 1]
-        return
-    reaching = _blocks_reaching(group, _kth(best, top_k)[:, 0])  # ties: more than k blocks may
-    for rows in _parts((reaching * BLOCK).tolist()):
-        part = group.select(rows)
-        yield part, part.maxima.topk(int(reaching[rows].max())).indices
+def _top_k_bound(group: Batch) -> torch.Tensor:
+    """A logit that k logits of the row reach, [R]: the k-th best maximum of as many sets of them.
 
-
-def _best_k(part: Batch, blocks: torch.Tensor | None) -> Shortlist:
-    """The k best of the rows and the ties of the k-th, among the tokens of these blocks."""
-    top_k = part.rows.top_k.tolist()
-    most = max(top_k)
-    x, blocks = _candidates(part, blocks)
-    best, position = x.topk(min(most + 1, x.shape[-1]))
-    if _last_ties(best, top_k):
-        most = int((x >= _kth(best, top_k)).sum(-1).max())
-        position = x.topk(most).indices
-    position = position[:, :most].sort().values
-    x = x.gather(-1, position)
-    if min(top_k) < most:
-        x.masked_fill_(x < _kth(best, top_k), -torch.inf)
-    return _listed(part, position, x, blocks)
-
-
-def _last_ties(best: torch.Tensor, top_k: list[int]) -> bool:
-    """Whether the last of the sorted values [R, n] equals, in some row, the k-th, not being it.
-
-    Tokens at `-inf` are never kept, so their ties do not count.
+    Sets of a few blocks, far from one another as the best tokens are often neighbours; of one
+    block, for larger k; of one token, where k is more than the blocks.
     """
-    first = min(top_k) - 1
-    rows = zip(best[:, first:].tolist(), top_k, strict=True)
-    return any(row[-1] == row[k - 1 - first] > -math.inf for row, k in rows if k < best.shape[-1])
+    top_k, count = group.rows.top_k, group.maxima.shape[-1]
+    most = int(top_k.max())
+    if most > count:
+        rows = (take(group.logits, [number]).float() for number in group.numbers)
+        bound = torch.cat([_kth(x, k[None]) for x, k in zip(rows, top_k, strict=True)])
+    else:
+        blocks = min(_SET_BLOCKS, count // (_SETS * most)) or 1
+        sets = count // blocks
+        maxima = group.maxima[:, : sets * blocks].unflatten(-1, (blocks, sets)).amax(1)
+        bound = _kth(maxima, top_k)
+    return bound[:, 0].clamp_(min=LOWEST)  # `-inf` is never kept
 
 
-def _kth(best: torch.Tensor, top_k: list[int]) -> torch.Tensor:
-    """The k-th largest, [R, 1], of sorted values [R, n]; finite, as `-inf` is never kept."""
-    index = torch.tensor(top_k, device=best.device)[:, None] - 1
-    return best.gather(-1, index).clamp(min=LOWEST)
+def _kth(x: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    """The k-th largest of x [R, n] for top_k [R], or the smallest where there are fewer, [R, 1]."""
+    k = top_k[:, None].clamp(max=x.shape[-1])
+    least, most = map(int, k.aminmax())
+    if least == most:  # no need for their order
+        return x.topk(most, sorted=False).values.amin(-1, keepdim=True)
+    return x.topk(most).values.gather(-1, k - 1)
 
 
-def _min_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
+def _min_p(group: Batch) -> Iterator[Shortlist]:
     """Tokens at or above a bound that lies just below every token that min-p keeps."""
     row_max = group.row_max.double()
     # Beyond the roundings of the rule's fp32 steps, the smallest product included.
     bound = row_max + (group.rows.min_p_log2.double() * (1 + 2**-20) - 2**-148) / group.rows.c
     bound = (bound - row_max.abs() * 2**-20).float().clamp_(min=LOWEST)
-    for numbers in _parts((_blocks_reaching(group, bound) * BLOCK).tolist()):
-        part = group.select(numbers)
-        shortlist = _above(part, bound[numbers])
-        assert shortlist is not None  # the width was no guess
-        yield part, shortlist
+    for _, shortlist in _lists_above(group, bound):
+        yield shortlist
 
 
-def _top_p(group: Batch) -> Iterator[tuple[Batch, Shortlist]]:
+def _top_p(group: Batch) -> Iterator[Shortlist]:
     """The nucleus of whole rows."""
     block_mass = block_masses(group)
     mass = block_mass.sum(-1)
-    bound, width = _top_p_bound(group, block_mass, mass)
+    bound = _top_p_bound(group, block_mass, mass)
     # Where the error spans several tokens, near masses could not tell the threshold.
     at_bound = token_masses(bound[:, None], bound[:, None], group.row_max, group.rows.c)[:, 0]
-    crowded = (2 * (ROW_ERROR + TOKEN_ERROR) * mass > at_bound).tolist()
-    todo = list(_parts(width.tolist(), _PASS_TOKENS // group.logits.shape[-1]))
+    crowded = 2 * (ROW_ERROR + TOKEN_ERROR) * mass > at_bound
+    todo: Sequence[int] = range(len(mass))
     while todo:
-        numbers = todo.pop()
-        part = group.select(numbers)
-        shortlist = _above(part, bound[numbers])
-        if shortlist is None:  # far more tokens than the sample told
-            todo.extend([number] for number in numbers)
-            continue
-        top_p = part.rows.top_p
-        if any(crowded[number] for number in numbers):
-            threshold, enough = shortlist.true_nucleus(top_p, _true_mass(part))
-        else:
-            threshold, enough = shortlist.nucleus(top_p, mass[numbers], _true_mass)
-        lacking = (~enough & (bound[numbers] > LOWEST)).nonzero()[:, 0].tolist()
-        if lacking:  # the guess was too high
-            again = [numbers[i] for i in lacking]
-            bound[again] = LOWEST
-            todo.extend([number] for number in again)
-            if len(again) < len(numbers):
-                todo.append([number for number in numbers if number not in again])
-            continue
-        shortlist.drop(shortlist.x < threshold)
-        yield part, shortlist
+        lacking = []
+        for places, shortlist in _lists_above(group.select(todo), bound[todo]):
+            rows = [todo[place] for place in places]
+            top_p = shortlist.part.rows.top_p
+            if crowded[rows].any():
+                threshold, enough = shortlist.true_nucleus(top_p, _true_mass(shortlist.part))
+            else:
+                threshold, enough = shortlist.nucleus(top_p, mass[rows], _true_mass)
+            shortlist.drop(shortlist.x < threshold)
+            enough |= bound[rows] == LOWEST
+            if not enough.all():  # the guess was too high
+                lacking += [rows[place] for place in (~enough).nonzero()[:, 0].tolist()]
+                shortlist = shortlist.select(enough.nonzero()[:, 0].tolist())
+            if shortlist.part.numbers:
+                yield shortlist
+        bound[lacking] = LOWEST
+        todo = sorted(lacking)
 
 
 def _true_mass(part: Batch) -> torch.Tensor:
@@ -158,10 +129,8 @@ def _true_mass(part: Batch) -> torch.Tensor:
     return part.block_masses(part.rows.c).sum(-1)
 
 
-def _top_p_bound(
-    group: Batch, block_mass: torch.Tensor, mass: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A logit that should not lie above the nucleus threshold, and about how many reach it, [R].
+def _top_p_bound(group: Batch, block_mass: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """A logit that should not lie above the nucleus threshold, [R].
 
     Blocks of the best maxima, until they hold what is needed and most of what is to be dropped:
     without what lies below the last of these maxima they mostly still hold what is needed. Where
@@ -174,18 +143,14 @@ def _top_p_bound(
     upto = block_mass.gather(-1, block).cumsum(-1)
     last = torch.searchsorted(upto, ((top_p + _MOST * (1 - top_p)) * mass)[:, None])
     bound = best.gather(-1, last.clamp(max=best.shape[-1] - 1))[:, 0].clamp_(min=LOWEST)
-    width = (last[:, 0] + 1) * _TOKENS_A_BLOCK
     rest = (last[:, 0] == best.shape[-1]).nonzero()[:, 0].tolist()
     if rest:
-        bound[rest], width[rest] = _sampled_bound(group.select(rest), ((1 - top_p) * mass)[rest])
-    return bound, width
+        bound[rest] = _sampled_bound(group.select(rest), ((1 - top_p) * mass)[rest])
+    return bound
 
 
-def _sampled_bound(part: Batch, dropped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logit below which a sample has most of the mass that is to be dropped, [R].
-
-    And how many tokens reach it, [R], as far as the sample tells.
-    """
+def _sampled_bound(part: Batch, dropped: torch.Tensor) -> torch.Tensor:
+    """The logit below which a sample has most of the mass that is to be dropped, [R]."""
     stride = max(1, part.logits.shape[-1] // _SAMPLED)
     x = part.own_logits(stride).float()
     bin, bin_width = into_bins(x)
@@ -195,57 +160,90 @@ def _sampled_bound(part: Batch, dropped: torch.Tensor) -> tuple[torch.Tensor, to
     trusted = dropped.float() * (_TRUST / stride)
     bins = BINS - torch.searchsorted(light, trusted[:, None])  # how many are not dropped
     bound = (x.amax(-1, keepdim=True) - bins * bin_width)[:, 0]
-    bound = bound.nan_to_num_(nan=LOWEST).clamp_(min=LOWEST)  # NaN: all of the sample is -inf
-    return bound, (bin < bins).sum(-1) * stride
+    return bound.nan_to_num_(nan=LOWEST).clamp_(min=LOWEST)  # NaN: all of the sample is -inf
 
 
-def _above(part: Batch, bound: torch.Tensor) -> Shortlist | None:
-    """Every token at or above `bound` [R]; None where several rows have too many together."""
-    reaching, count = int(_blocks_reaching(part, bound).max()), part.maxima.shape[-1]
-    blocks = part.maxima.topk(reaching).indices if 2 * reaching < count else None
-    x, blocks = _candidates(part, blocks)
-    place = (x >= bound[:, None]).view(-1).nonzero()[:, 0]  # row by row, in vocabulary order
-    starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
-    counts = torch.searchsorted(place, starts).diff()[:, None]
-    most = int(counts.max())
-    if len(counts) > 1 and len(counts) * most > 4 * _LIST_TOKENS:
+def _lists_above(group: Batch, bound: torch.Tensor) -> Iterator[tuple[list[int], Shortlist]]:
+    """Every token at or above `bound` [R]: the places of some rows, and their shortlist."""
+    row, block = (group.maxima >= bound[:, None]).nonzero(as_tuple=True)
+    blocks = _count(row, group)
+    todo = list(_passes(blocks))
+    while todo:
+        places = todo.pop()
+        own_row, own_block = row, block
+        if len(places) < len(blocks):
+            mine = slice(sum(blocks[: places.start]), sum(blocks[: places.stop]))
+            own_row, own_block = row[mine] - places.start, block[mine]
+        part = group.select(places)
+        tokens = _tokens_above(part, bound[places.start : places.stop], own_row, own_block)
+        if tokens is None:
+            todo.extend(range(place, place + 1) for place in places)
+            continue
+        counts = _count(tokens[0], part)
+        parts = list(_parts(counts))
+        while parts:
+            rows = parts.pop()
+            shortlist = _listed(part.select(rows), rows, counts, tokens)
+            if not parts:
+                del tokens  # or they would take memory beside what the list needs
+            yield [places[row] for row in rows], shortlist
+
+
+def _tokens_above(
+    part: Batch, bound: torch.Tensor, row: torch.Tensor, block: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Row, id and logit (fp32) of every token at or above `bound` [R], in vocabulary order, [n].
+
+    `row` and `block` [m] name the blocks that hold one. None where several rows have too many.
+    """
+    whole = 2 * len(row) >= part.maxima.numel()  # the rows as they stand
+    x = part.own_logits().float() if whole else part.gather_blocks(block, row)
+    reached = x >= (bound[:, None] if whole else bound[row, None])
+    if len(bound) > 1 and x.numel() > 2 * _LIST_TOKENS and reached.count_nonzero() > _LIST_TOKENS:
         return None
-    filled = torch.arange(most, device=x.device) < counts
-    position = torch.zeros(filled.shape, dtype=torch.int64, device=x.device)
-    position.masked_scatter_(filled, place % x.shape[-1])
-    listed = x.new_full(filled.shape, -torch.inf)
-    listed.masked_scatter_(filled, x.reshape(-1)[place])
-    return _listed(part, position, listed, blocks)
-
-
-def _blocks_reaching(group: Batch, bound: torch.Tensor) -> torch.Tensor:
-    """How many blocks hold a logit at or above `bound`, [R]."""
-    return (group.maxima >= bound[:, None]).sum(-1)
-
-
-def _candidates(
-    part: Batch, blocks: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The logits (fp32) of these blocks [R, n], in vocabulary order; of all of them for None."""
-    if blocks is None:
-        return part.own_logits().float(), None
-    blocks = blocks.sort().values
-    return part.gather_blocks(blocks).flatten(1), blocks
+    if whole:
+        row, ids = reached.nonzero(as_tuple=True)
+        return row, ids, x[row, ids]
+    place = reached.view(-1).nonzero()[:, 0]
+    pair, slot = place >> BLOCK_BITS, place & (BLOCK - 1)
+    return row[pair], (block[pair] << BLOCK_BITS) + slot, x.view(-1)[place]
 
 
 def _listed(
-    part: Batch, position: torch.Tensor, x: torch.Tensor, blocks: torch.Tensor | None
+    part: Batch, rows: list[int], counts: list[int], tokens: tuple[torch.Tensor, ...]
 ) -> Shortlist:
-    """The shortlist of the tokens at these positions among the candidates."""
-    block, ids = position >> _BLOCK_BITS, position
-    if blocks is not None:
-        block = blocks.gather(-1, block)
-        ids = (block << _BLOCK_BITS) + (position & (BLOCK - 1))
-    return Shortlist(part, ids, block, x)
+    """The shortlist of these rows, of which `counts` tells the tokens, from those of more rows."""
+    row, ids, x = tokens
+    if len(rows) < len(counts):
+        mine = torch.isin(row, torch.tensor(rows, device=row.device))
+        ids, x = ids[mine], x[mine]
+    count = torch.tensor([counts[row] for row in rows], device=ids.device)
+    filled = torch.arange(int(count.max()), device=ids.device) < count[:, None]
+    return Shortlist(
+        part,
+        ids.new_zeros(filled.shape).masked_scatter_(filled, ids),
+        x.new_full(filled.shape, -torch.inf).masked_scatter_(filled, x),
+    )
 
 
-def _parts(width: list[int], most_rows: int = _LIST_TOKENS) -> Iterator[list[int]]:
-    """Cut rows, whose shortlists are about `width` wide, into parts that stay small together.
+def _count(row: torch.Tensor, part: Batch) -> list[int]:
+    """How often each row of the part is named."""
+    return torch.bincount(row, minlength=len(part.numbers)).tolist()
+
+
+def _passes(blocks: list[int]) -> Iterator[range]:
+    """Neighbouring rows which hold about `_PASS_BLOCKS` blocks together, each as many as told."""
+    first, together = 0, 0
+    for row, count in enumerate(blocks):
+        if together and together + count > _PASS_BLOCKS:
+            yield range(first, row)
+            first, together = row, 0
+        together += count
+    yield range(first, len(blocks))
+
+
+def _parts(width: list[int]) -> Iterator[list[int]]:
+    """Cut rows, whose shortlists are so wide, into parts that stay small together.
 
     Rows of a part have widths of the same order: the widest sets what each of them costs.
     """
@@ -253,8 +251,7 @@ def _parts(width: list[int], most_rows: int = _LIST_TOKENS) -> Iterator[list[int
     for row, tokens in enumerate(width):
         by_order[tokens.bit_length() // 3].append(row)
     for rows in by_order.values():
-        widest = max(1, *(width[row] for row in rows))
-        size = max(1, min(most_rows, _LIST_TOKENS // widest))
+        size = max(1, _LIST_TOKENS // max(1, *(width[row] for row in rows)))
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 

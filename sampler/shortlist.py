@@ -10,7 +10,7 @@ import torch
 from .batch import Batch
 from .blocks import Scale, weights_and_scale
 from .draws import Draws
-from .mass import BEST_MASS
+from .mass import BEST_MASS, BLOCK_BITS
 from .near import ROW_ERROR, TOKEN_ERROR, token_masses
 
 _SORTED = 1024  # tokens a row that are sorted without further thought
@@ -23,12 +23,12 @@ class Shortlist:
     A row with fewer tokens than n has padding, dropped from the start.
     """
 
-    def __init__(self, part: Batch, ids: torch.Tensor, block: torch.Tensor, x: torch.Tensor):
+    def __init__(self, part: Batch, ids: torch.Tensor, x: torch.Tensor):
         self.part = part
         self.ids = ids  # int64
-        self.block = block  # int64, ids // 64
         self.x = x  # fp32
-        self.block_max = part.maxima.gather(-1, block)
+        self.block = ids >> BLOCK_BITS
+        self.block_max = part.maxima.gather(-1, self.block)
 
     @cached_property
     def mass(self) -> torch.Tensor:
@@ -78,7 +78,7 @@ class Shortlist:
         threshold, sure = _value_between(best, upto, first, last)
         if not sure.all():
             rows = (~sure).nonzero()[:, 0].tolist()
-            rest = self._select(rows)
+            rest = self.select(rows)
             threshold[rows], _ = rest.true_nucleus(top_p[rows], true_mass and true_mass(rest.part))
         return threshold, total >= last
 
@@ -125,10 +125,10 @@ class Shortlist:
         slot = torch.searchsorted(upto, draws.below(mass), right=True)
         return self.ids.gather(-1, slot), mass
 
-    def _select(self, rows: list[int]) -> Shortlist:
+    def select(self, rows: list[int]) -> Shortlist:
         """The shortlist of these rows."""
         part = self.part.select(rows)
-        return Shortlist(part, self.ids[rows], self.block[rows], self.x[rows])
+        return Shortlist(part, self.ids[rows], self.x[rows])
 
 
 def _needed(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
