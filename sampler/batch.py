@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,8 +29,12 @@ class Batch(NamedTuple):
         """The rows at these places, in ascending order."""
         if len(places) == len(self.numbers):
             return self
-        numbers = [self.numbers[place] for place in places]
-        index = torch.tensor(places, dtype=torch.int64, device=self.logits.device)
+        if isinstance(places, range) and isinstance(self.numbers, range):
+            numbers: Sequence[int] = self.numbers[places.start : places.stop]
+            index: Any = slice(places.start, places.stop)
+        else:
+            numbers = [self.numbers[place] for place in places]
+            index = torch.tensor(places, dtype=torch.int64, device=self.logits.device)
         return Batch(
             numbers, self.logits, self.maxima[index], self.row_max[index], self.rows.select(index)
         )
@@ -49,6 +53,10 @@ class Batch(NamedTuple):
 
     def gather_blocks(self, blocks: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """The logits of blocks [R, n], or else of blocks [n] in these rows [n]; fp32 [..., 64]."""
-        numbers = torch.tensor(self.numbers, device=blocks.device)
-        own = numbers[:, None] if rows is None else numbers[rows]
+        if rows is None:
+            rows = torch.arange(len(blocks), device=blocks.device)[:, None]
+        if self.numbers == range(len(self.logits)):
+            own = rows
+        else:
+            own = torch.tensor(self.numbers, device=blocks.device)[rows]
         return gather_blocks(self.logits, own, blocks)

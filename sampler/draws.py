@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ Seed = int | torch.Tensor | None
 Step = int | torch.Tensor
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FEW_DRAWS = 8  # up to here Python integers beat the launch of a hundred tiny tensor operations
+_AHEAD = 16  # steps whose bits are worked out together, as that costs hardly more than one
 
 
 class Draws(NamedTuple):
@@ -23,13 +25,14 @@ class Draws(NamedTuple):
     step: torch.Tensor  # int64 [B]
     stream: torch.Tensor | None  # int64 [B]; None: each row's own number
     num_samples: int
+    lasting: bool = False  # the seed was given: later steps are likely to use it too
 
     def to(self, device: torch.device) -> Draws:
         """All of them beside logits on `device`; on the CPU they are there already."""
         if device.type == "cpu":
             return self
         seed, step, stream = self.seed.to(device), self.step.to(device), self._streams().to(device)
-        return Draws(seed, step, stream, self.num_samples)
+        return Draws(seed, step, stream, self.num_samples, self.lasting)
 
     def _streams(self) -> torch.Tensor:
         """The stream of each row, int64 [B]."""
@@ -48,14 +51,22 @@ class Draws(NamedTuple):
 
     def _bits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """High and low half of `U`, int64 [B, num_samples]."""
+        count = len(self.seed) * self.num_samples
+        seed, step = _shared(self.seed), _shared(self.step)
+        one = isinstance(seed, int) and isinstance(step, int)
+        if one and self.lasting and self.num_samples == 1 and count > _FEW_DRAWS // 2:
+            last = count - 1 if self.stream is None else int(self.stream.max())
+            ahead = _bits_ahead(seed, step // _AHEAD, 1 << last.bit_length())[:, step % _AHEAD]
+            own = ahead[:, :count] if self.stream is None else ahead[:, self.stream]
+            return own[0, :, None], own[1, :, None]
         device, streams = self.seed.device, self._streams()
-        if device.type == "cpu" and len(streams) * self.num_samples <= _FEW_DRAWS:
-            rows = zip(self.seed.tolist(), self.step.tolist(), streams.tolist(), strict=True)
-            bits = [[random_bits(*row, i) for i in range(self.num_samples)] for row in rows]
+        if device.type == "cpu" and count <= _FEW_DRAWS:
+            words = zip(self.seed.tolist(), self.step.tolist(), streams.tolist(), strict=True)
+            bits = [[random_bits(*row, i) for i in range(self.num_samples)] for row in words]
             high, low = torch.tensor(bits, device=device).unbind(-1)
             return high, low
         draw = torch.arange(self.num_samples, device=device)
-        return random_bits(_shared(self.seed), _shared(self.step), streams[:, None], draw)
+        return random_bits(seed, step, streams[:, None], draw)
 
     def select(self, rows: Sequence[int]) -> Draws:
         """The draws of these rows, in ascending order."""
@@ -63,12 +74,23 @@ class Draws(NamedTuple):
             return self
         index = torch.tensor(rows, device=self.seed.device)
         stream = index if self.stream is None else self.stream[index]
-        return Draws(self.seed[index], self.step[index], stream, self.num_samples)
+        seed, step = self.seed[index], self.step[index]
+        return Draws(seed, step, stream, self.num_samples, self.lasting)
+
+
+@functools.lru_cache(maxsize=16)
+def _bits_ahead(seed: int, turn: int, rows: int) -> torch.Tensor:
+    """High and low half of `U` in `_AHEAD` steps, for the streams below `rows`: [2, _AHEAD, rows].
+
+    The first step is `turn * _AHEAD`.
+    """
+    step = turn * _AHEAD + torch.arange(_AHEAD, device="cpu")[:, None]
+    return torch.stack(random_bits(seed, step, torch.arange(rows, device="cpu"), 0))
 
 
 def _shared(words: torch.Tensor) -> int | torch.Tensor:
     """One integer for all rows where they agree, as they mostly do; else [B, 1]."""
-    if words.device.type == "cpu" and (words == words[0]).all():
+    if words.device.type == "cpu" and (words.stride(0) == 0 or (words == words[0]).all()):
         return int(words[0])
     return words[:, None]
 
@@ -96,6 +118,7 @@ def resolve_draws(
         raise ValueError(
             f"generator lives on {generator.device}; pass a CPU generator, as torch.Generator() is."
         )
+    lasting = seed is not None
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     shared = not isinstance(seed, torch.Tensor) or seed.dim() == 0
@@ -104,6 +127,7 @@ def resolve_draws(
         _int64("step", step, batch, device, lowest=0, validate=validate),
         None if shared else torch.zeros(1, dtype=torch.int64, device="cpu").expand(batch),
         num_samples,
+        lasting,
     )
 
 

@@ -10,11 +10,12 @@ import torch
 from .batch import Batch
 from .blocks import Scale, weights_and_scale
 from .draws import Draws
-from .mass import BEST_MASS, BLOCK_BITS
+from .mass import BEST_MASS, BLOCK_BITS, LOWEST
 from .near import ROW_ERROR, TOKEN_ERROR, token_masses
 
 _SORTED = 1024  # tokens a row that are sorted without further thought
 BINS = 1024
+_NOTHING = 50.0  # powers of two below the row's best token
 
 
 class Shortlist:
@@ -72,7 +73,7 @@ class Shortlist:
         error = TOKEN_ERROR + (TOKEN_ERROR if row_mass is None else ROW_ERROR)
         # P is rounded up to an integer, at least 1.
         first, last = needed * (1 - error), needed * (1 + error) + 2 / BEST_MASS
-        x, mass, above = _around(self.x, self.mass, first, last)
+        x, mass, above = _around(self.part, self.x, self.mass, first, last)
         best, order = x.sort(descending=True)
         upto = mass.gather(-1, order).cumsum(-1) + above
         threshold, sure = _value_between(best, upto, first, last)
@@ -93,7 +94,7 @@ class Shortlist:
         total = mass.sum(-1)
         least, most = (total, total + slack) if row_mass is None else (row_mass, row_mass)
         first, last = _needed(top_p, least) - slack, _needed(top_p, most)
-        x, mass, above = _around(self.x, mass, first, last)
+        x, mass, above = _around(self.part, self.x, mass, first, last)
         best, order = x.sort(descending=True)
         upto = mass.gather(-1, order).cumsum(-1) + above
         threshold, sure = _value_between(best, upto, first, last)
@@ -137,7 +138,7 @@ def _needed(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 
 
 def _around(
-    x: torch.Tensor, mass: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+    part: Batch, x: torch.Tensor, mass: torch.Tensor, first: torch.Tensor, last: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int]:
     """The few tokens among which the mass from the best down reaches `first` and `last` [R].
 
@@ -146,7 +147,7 @@ def _around(
     """
     if x.shape[-1] < _SORTED:
         return x, mass, 0
-    bin, _ = into_bins(x)
+    bin, _ = into_bins(x, part.row_max, part.rows.c)
     bins = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
     upto = bins.cumsum(-1)
     start, end = (
@@ -161,14 +162,17 @@ def _around(
     return x, mass, (upto - bins).gather(-1, start)
 
 
-def into_bins(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def into_bins(
+    x: torch.Tensor, row_max: torch.Tensor, c: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Bins [R, n] of equal width for logits [R, n], 0 that of the best, and the width, [R, 1].
 
-    A better logit never falls into a later bin, whatever the rounding.
+    A better logit never falls into a later bin, whatever the rounding. All that weighs next to
+    nothing beside the row's maximum, `row_max` [R] at `c` [R], is left to the last bin.
     """
     high = x.amax(-1, keepdim=True)
-    low = x.masked_fill(x == -torch.inf, torch.inf).amin(-1, keepdim=True)
-    width = (high - low) / BINS
+    floor = (row_max - _NOTHING / c).clamp_(min=LOWEST)[:, None]
+    width = (high - x.amin(-1, keepdim=True).maximum(floor)) / BINS
     bin = ((high - x) / width).nan_to_num_(nan=0.0)  # NaN: all are equal, or apart beyond fp32
     return bin.clamp_(max=BINS - 1).long(), width
 
