@@ -51,12 +51,24 @@ class Batch(NamedTuple):
     def near_sums(self, c: torch.Tensor) -> torch.Tensor:
         return near_sums(self.logits, self.numbers, self.maxima, c)
 
-    def gather_blocks(self, blocks: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits of blocks [R, n], or else of blocks [n] in these rows [n]; fp32 [..., 64]."""
-        if rows is None:
-            rows = torch.arange(len(blocks), device=blocks.device)[:, None]
-        if self.numbers == range(len(self.logits)):
-            own = rows
-        else:
-            own = torch.tensor(self.numbers, device=blocks.device)[rows]
-        return gather_blocks(self.logits, own, blocks)
+    def gather_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
+        """The logits of blocks [R, n], fp32 [R, n, 64]."""
+        count = self.maxima.shape[-1]
+        if len(self.numbers) == 1:
+            return gather_blocks(self.logits, blocks + self.numbers[0] * count)
+        return gather_blocks(self.logits, blocks + self._numbers()[:, None] * count)
+
+    def blocks_at(self, place: torch.Tensor) -> torch.Tensor:
+        """The logits of the blocks at these places [n] of `maxima`, flattened; fp32 [n, 64]."""
+        count = self.maxima.shape[-1]
+        if isinstance(self.numbers, range):
+            return gather_blocks(self.logits, place + self.numbers.start * count)
+        numbers = self._numbers()
+        rows_before = numbers - torch.arange(len(numbers), device=numbers.device)
+        return gather_blocks(self.logits, place + rows_before[place // count] * count)
+
+    def _numbers(self) -> torch.Tensor:
+        device = self.logits.device
+        if isinstance(self.numbers, range):
+            return torch.arange(self.numbers.start, self.numbers.stop, device=device)
+        return torch.tensor(self.numbers, device=device)

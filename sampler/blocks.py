@@ -179,22 +179,24 @@ def _exp2(z: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> None:
     p.add_(_COEFFICIENTS[0])
 
 
-def gather_blocks(logits: torch.Tensor, rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    """Blocks [...] in these rows of logits [B, V], fp32 [..., 64]; `-inf` past the end of V.
+def gather_blocks(logits: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Blocks of logits [B, V], fp32 [..., 64]; `-inf` past the end of V.
 
-    The shape of `rows` is that of `blocks` or expands to it.
+    `place` [...] counts the blocks through all rows.
     """
     count, rest = divmod(logits.shape[-1], BLOCK)
     if rest == 0 and logits.is_contiguous():  # several times faster than an index of two tensors
-        flat = (rows * count + blocks).view(-1)
-        return logits.view(-1, BLOCK).index_select(0, flat).view(*blocks.shape, BLOCK).float()
+        x = logits.view(-1, BLOCK).index_select(0, place.view(-1))
+        return x.view(*place.shape, BLOCK).float()
+    row = place // (count + bool(rest))
+    blocks = place - row * (count + bool(rest))
     if count:
         (_, whole), *_ = split_blocks(logits)
-        x = whole[rows, blocks.clamp(max=count - 1) if rest else blocks].float()
+        x = whole[row, blocks.clamp(max=count - 1) if rest else blocks].float()
     else:
         x = logits.new_empty(*blocks.shape, BLOCK, dtype=torch.float32)
     if rest:
         short = blocks == count
-        last = logits[rows.expand_as(blocks)[short], count * BLOCK :].float()
+        last = logits[row[short], count * BLOCK :].float()
         x[short] = F.pad(last, (0, BLOCK - rest), value=-torch.inf)
     return x

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,35 +18,31 @@ _FEW_TOKENS = 2**15  # fewer cost less than another list
 
 
 class Tokens(NamedTuple):
-    """The tokens of some rows, row by row in vocabulary order, and where each row's begin."""
+    """The tokens of some rows, row by row in vocabulary order."""
 
-    place: torch.Tensor  # int64 [n], id + row * width
+    place: torch.Tensor  # int64 [n]: the id and, before it, the row: from row to row `width` more
     x: torch.Tensor  # fp32 [n]
-    width: int
-    starts: list[int]  # [R + 1]
+    first: torch.Tensor  # int64 [R], the place of each row's id 0
+    counts: torch.Tensor  # int64 [R]
 
     @classmethod
     def of(cls, place: torch.Tensor, x: torch.Tensor, width: int, height: int) -> Tokens:
-        ends = torch.arange(0, (height + 1) * width, width, device=place.device)
-        return cls(place, x, width, torch.searchsorted(place, ends).tolist())
+        first = torch.arange(0, (height + 1) * width, width, device=place.device)
+        return cls(place, x, first[:-1], torch.searchsorted(place, first).diff())
 
-    def counts(self) -> list[int]:
-        """How many each row has, [R]."""
-        return [end - start for start, end in pairwise(self.starts)]
+    def of_rows(self, rows: Sequence[int]) -> Tokens:
+        """Those of these rows, ascending."""
+        columns = (column.split(self.counts.tolist()) for column in (self.place, self.x))
+        place, x = (torch.cat([pieces[row] for row in rows]) for pieces in columns)
+        return Tokens(place, x, self.first[rows], self.counts[rows])
 
-    def list_rows(self, group: Batch, rows: Sequence[int]) -> Shortlist:
-        """The shortlist of these rows of the group, ascending."""
-        place, x = self.place, self.x
-        if len(rows) < len(self.starts) - 1:
-            pieces = [slice(*self.starts[row : row + 2]) for row in rows]
-            place, x = (torch.cat([column[piece] for piece in pieces]) for column in (place, x))
-        counts = [self.starts[row + 1] - self.starts[row] for row in rows]
-        filled = torch.arange(max(counts), device=x.device)
-        filled = filled < torch.tensor(counts, device=x.device)[:, None]
-        first = torch.tensor(rows, device=x.device)[:, None] * self.width
-        places = first.repeat(1, filled.shape[-1]).masked_scatter_(filled, place)
-        listed = x.new_full(filled.shape, -torch.inf).masked_scatter_(filled, x)
-        return Shortlist(group.select(rows), places.sub_(first), listed)
+    def listed(self, part: Batch) -> Shortlist:
+        """The shortlist of all of them."""
+        filled = torch.arange(int(self.counts.max()), device=self.x.device) < self.counts[:, None]
+        first = self.first[:, None]
+        place = first.expand(filled.shape).clone().masked_scatter_(filled, self.place)
+        x = self.x.new_full(filled.shape, -torch.inf).masked_scatter_(filled, self.x)
+        return Shortlist(part, place.sub_(first), x)
 
 
 def lists_above(group: Batch, bound: torch.Tensor) -> Iterator[tuple[Sequence[int], Shortlist]]:
@@ -61,24 +56,25 @@ def lists_above(group: Batch, bound: torch.Tensor) -> Iterator[tuple[Sequence[in
             for own, shortlist in lists_above(part, bound[places.start : places.stop]):
                 yield [places[place] for place in own], shortlist
         return
-    parts = _parts(tokens.counts())
-    while parts:
-        rows = parts.pop()
-        shortlist = tokens.list_rows(group, rows)
-        if not parts:
-            del tokens  # or they would take memory beside what the list needs
-        yield rows, shortlist
+    parts = _parts(tokens.counts.tolist())
+    if len(parts) == 1:
+        shortlist = tokens.listed(group)
+        del tokens  # or they would take memory beside what the list needs
+        yield parts[0], shortlist
+        return
+    for rows in parts:
+        yield rows, tokens.of_rows(rows).listed(group.select(rows))
 
 
 def _tokens_above(group: Batch, bound: torch.Tensor) -> Tokens | int:
     """Every token at or above `bound` [R], or how many parts of the rows to take one by one."""
-    row, block = (group.maxima >= bound[:, None]).nonzero(as_tuple=True)
+    block = (group.maxima >= bound[:, None]).view(-1).nonzero()[:, 0]
     height, count = group.maxima.shape
-    if height > 1 and len(row) > _PASS_BLOCKS:
-        return min(height, -(-len(row) // _PASS_BLOCKS))
-    whole = 2 * len(row) >= height * count  # most blocks: the rows as they stand
-    x = group.own_logits().float() if whole else group.gather_blocks(block, row)
-    reached = x >= (bound[:, None] if whole else bound[row, None])
+    if height > 1 and len(block) > _PASS_BLOCKS:
+        return min(height, -(-len(block) // _PASS_BLOCKS))
+    whole = 2 * len(block) >= height * count  # most blocks: the rows as they stand
+    x = group.own_logits().float() if whole else group.blocks_at(block)
+    reached = x >= (bound if whole else bound[block // count])[:, None]
     if height > 1 and x.numel() > 2 * _LIST_TOKENS:
         number = int(reached.count_nonzero())
         if number > _LIST_TOKENS:
@@ -87,7 +83,6 @@ def _tokens_above(group: Batch, bound: torch.Tensor) -> Tokens | int:
     x = x.reshape(-1)[place]
     if whole:
         return Tokens.of(place, x, group.logits.shape[-1], height)
-    block += row * count
     place = (block[place >> BLOCK_BITS] << BLOCK_BITS) + (place & (BLOCK - 1))
     return Tokens.of(place, x, count * BLOCK, height)
 

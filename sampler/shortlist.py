@@ -73,9 +73,7 @@ class Shortlist:
         error = TOKEN_ERROR + (TOKEN_ERROR if row_mass is None else ROW_ERROR)
         # P is rounded up to an integer, at least 1.
         first, last = needed * (1 - error), needed * (1 + error) + 2 / BEST_MASS
-        x, mass, above = _around(self.part, self.x, self.mass, first, last)
-        best, order = x.sort(descending=True)
-        upto = mass.gather(-1, order).cumsum(-1) + above
+        best, upto = self._from_best(self.mass, first, last)
         threshold, sure = _value_between(best, upto, first, last)
         if not sure.all():
             rows = (~sure).nonzero()[:, 0].tolist()
@@ -94,9 +92,7 @@ class Shortlist:
         total = mass.sum(-1)
         least, most = (total, total + slack) if row_mass is None else (row_mass, row_mass)
         first, last = _needed(top_p, least) - slack, _needed(top_p, most)
-        x, mass, above = _around(self.part, self.x, mass, first, last)
-        best, order = x.sort(descending=True)
-        upto = mass.gather(-1, order).cumsum(-1) + above
+        best, upto = self._from_best(mass, first, last)
         threshold, sure = _value_between(best, upto, first, last)
         if sure.all():
             return threshold, total >= last
@@ -107,7 +103,7 @@ class Shortlist:
         added = _added_mass(weights.gather(-1, order), scale.gather(order), block)
         upto = torch.empty_like(added).scatter_(-1, by_block, added).cumsum(-1)
         needed = _needed(top_p, upto[:, -1] if row_mass is None else row_mass)
-        return _value_at(best, upto, needed), upto[:, -1] >= needed
+        return _value_at(best, upto, needed[:, None]), upto[:, -1] >= needed
 
     def draw_near(self, draws: Draws) -> torch.Tensor:
         """Tokens [R, num_samples], by near masses unless their error could change one."""
@@ -131,35 +127,37 @@ class Shortlist:
         part = self.part.select(rows)
         return Shortlist(part, self.ids[rows], self.x[rows])
 
+    def _from_best(
+        self, mass: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits from the best down and the mass up to each, both [R, m].
+
+        Of many tokens only the few among which the mass reaches `first` and `last` [R]: a histogram
+        of the logits spares the sort of the others.
+        """
+        x, above = self.x, None
+        if x.shape[-1] >= _SORTED:
+            bin, _ = into_bins(x, self.part.row_max, self.part.rows.c)
+            bins = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
+            upto = bins.cumsum(-1)
+            start, end = (
+                torch.searchsorted(upto, needed[:, None]).clamp_(max=BINS - 1)
+                for needed in (first, last)
+            )
+            inside = (bin >= start) & (bin <= end)
+            count = int(inside.sum(-1).max())
+            if 0 < 4 * count <= x.shape[-1]:  # 0: no bin is reached, the last is empty
+                x, place = x.masked_fill(~inside, -torch.inf).topk(count)
+                mass = (mass * inside).gather(-1, place)
+                above = (upto - bins).gather(-1, start)
+        best, order = x.sort(descending=True)
+        upto = mass.gather(-1, order).cumsum(-1)
+        return best, upto if above is None else upto.add_(above)
+
 
 def _needed(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
     """`P`, the mass that a nucleus has to reach, in integers."""
     return (top_p * mass.double()).ceil().long().clamp(min=1)
-
-
-def _around(
-    part: Batch, x: torch.Tensor, mass: torch.Tensor, first: torch.Tensor, last: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int]:
-    """The few tokens among which the mass from the best down reaches `first` and `last` [R].
-
-    Returns their logits and masses and the mass above them, [R, 1]: a histogram of the logits
-    spares the sort of the others. All of the tokens where that would not pay.
-    """
-    if x.shape[-1] < _SORTED:
-        return x, mass, 0
-    bin, _ = into_bins(x, part.row_max, part.rows.c)
-    bins = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
-    upto = bins.cumsum(-1)
-    start, end = (
-        torch.searchsorted(upto, needed[:, None]).clamp_(max=BINS - 1) for needed in (first, last)
-    )
-    inside = (bin >= start) & (bin <= end)
-    count = int(inside.sum(-1).max())
-    if count == 0 or 4 * count > x.shape[-1]:  # 0: no bin is reached, the last is empty
-        return x, mass, 0
-    x, place = x.masked_fill(~inside, -torch.inf).topk(count)
-    mass = (mass * inside).gather(-1, place)
-    return x, mass, (upto - bins).gather(-1, start)
 
 
 def into_bins(
@@ -181,13 +179,13 @@ def _value_between(
     x: torch.Tensor, upto: torch.Tensor, first: torch.Tensor, last: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`_value_at` for `last`, and where it is that for `first` too, bool [R]."""
-    value = _value_at(x, upto, last)
-    return value, (_value_at(x, upto, first) == value)[:, 0]
+    value = _value_at(x, upto, torch.stack((first, last), -1))
+    return value[:, 1:], value[:, 0] == value[:, 1]
 
 
 def _value_at(x: torch.Tensor, upto: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:
-    """The value of x, [R, 1], at which the growing sums reach what is needed, or else the last."""
-    place = torch.searchsorted(upto, needed[:, None]).clamp_(max=x.shape[-1] - 1)
+    """The values of x at which the growing sums reach what is needed [R, n], or else the last."""
+    place = torch.searchsorted(upto, needed).clamp_(max=x.shape[-1] - 1)
     return x.gather(-1, place)
 
 
