@@ -1,11 +1,11 @@
 """From rows to shortlists: what top-k, top-p and min-p keep, found without sorting a row.
 
-One pass has found the maximum of every block of 64 logits. From these a row is narrowed to a
-shortlist of tokens that surely holds all that the filters can keep:
+One pass has found the maximum of every block of 64 logits. They tell a bound that no kept token
+lies below, and only the tokens that reach it, which `listing.py` finds, are looked at again:
 
-- top-k: the k-th largest block maximum is at most the k-th largest logit (k blocks each hold one at
-  least that large), so only blocks whose maximum reaches it matter;
-- min-p: the threshold is known, only blocks whose maximum reaches it matter;
+- top-k: the k-th largest maximum of any sets of logits without a common one is at most the k-th
+  largest logit, as k sets each hold one at least that large;
+- min-p: the threshold is known but for rounding;
 - top-p: a second pass finds the row's mass, as near as nearly always tells the threshold. The block
   masses, or else a sample of the row, guess a bound; the shortlist's own mass proves it, else the
   whole row is taken.
@@ -29,7 +29,6 @@ _SET_BLOCKS = 8  # whose common maximum counts as one for top-k's bound, at most
 _SETS = 4  # for each of the k, where blocks are put together
 _MANY_BLOCKS = 512  # from here on they are too many to tell a bound for top-p
 _MOST = 0.85  # share of the mass to be dropped that the blocks down to that bound hold
-_TOKENS_A_BLOCK = 4  # that reach the bound, at most as a rule
 _SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
 _TRUST = 0.6  # share of the mass to be dropped that the sample is trusted to show
 
@@ -56,10 +55,10 @@ def _top_k(group: Batch) -> Iterator[Shortlist]:
 
 
 def _top_k_bound(group: Batch) -> torch.Tensor:
-    """A logit that k logits of the row reach, [R]: the k-th best maximum of as many sets of them.
+    """A logit that k logits of the row reach, [R]: the k-th largest maximum of sets of them.
 
-    Sets of a few blocks, far from one another as the best tokens are often neighbours; of one
-    block, for larger k; of one token, where k is more than the blocks.
+    A set is a few blocks, far apart as the best tokens are often neighbours; one block, for larger
+    k; one token, where k is more than the blocks. The fewer sets, the sooner the k-th is found.
     """
     top_k, count = group.rows.top_k.tolist(), group.maxima.shape[-1]
     most = max(top_k)
@@ -130,10 +129,10 @@ def _true_mass(part: Batch) -> torch.Tensor:
 def _top_p_bound(group: Batch, block_mass: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
     """A logit that should not lie above the nucleus threshold, [R].
 
-    Blocks of the best maxima, until they hold what is needed and most of what is to be dropped:
-    without what lies below the last of these maxima they mostly still hold what is needed. Where
-    these blocks are many, a sample of the row tells where its light tokens hold nearly all that is
-    to be dropped.
+    The least maximum of the best blocks that together hold what is needed and most of what is to be
+    dropped: without what lies below it they mostly still hold what is needed. A histogram of the
+    maxima tells it. Where these blocks are many, a sample of the row tells below what logit light
+    tokens hold most of what is to be dropped.
     """
     top_p = group.rows.top_p
     bin, bin_width = into_bins(group.maxima, group.row_max, group.rows.c)

@@ -102,6 +102,9 @@ def logits_of(kind: str, batch: int, vocab: int, seed: int = 0) -> torch.Tensor:
         return y if vocab > 1 else x
     if kind == "descending":
         return x.sort(descending=True).values
+    if kind == "masked by a number":  # as some models do it, instead of by -inf
+        x[torch.rand(x.shape, generator=generator) < 0.4] = -65504.0
+        return x
     if kind == "extreme":  # differences that overflow fp32
         return (x * 1e38).clamp(-3.4e38, 3.4e38)
     if kind == "invalid":
@@ -122,6 +125,7 @@ KINDS = [
     "equal but one",
     "light where sampled",
     "descending",
+    "masked by a number",
     "extreme",
     "invalid",
 ]

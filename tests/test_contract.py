@@ -11,9 +11,10 @@ from common import VECTORS, logits_of, vector_draws, vector_row
 
 from fused_sampler import fallback, reference
 from fused_sampler.blocks import Scale, block_maxima, block_sums, weights_and_scale
+from fused_sampler.draws import resolve_draws
 from fused_sampler.mass import BEST_MASS, LOG2_E, exp2_parts, token_weights
 from fused_sampler.params import resolve_rows
-from fused_sampler.philox import multiply_high, philox
+from fused_sampler.philox import multiply_high, philox, random_bits
 
 CASES = VECTORS["cases"]
 
@@ -24,6 +25,29 @@ def test_philox_known_answers(known, kind):
     key = known["seed"] & 0xFFFFFFFF, known["seed"] >> 32 & 0xFFFFFFFF
     words = philox(tuple(map(kind, key)), tuple(map(kind, known["counter"])))
     assert [f"{int(word):08x}" for word in words] == known["words"]
+
+
+@pytest.mark.parametrize("step", [0, 1, 15, 16, 2**32 + 5, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize(
+    "batch, rows", [(1, [0]), (6, range(6)), (20, range(20)), (20, [3, 9, 16])]
+)
+def test_uniform_numbers_of_any_step(step, batch, rows):
+    for seed in (5, 2**64 - 3, None, torch.full((batch,), 5)):
+        draws = resolve_draws(seed, step, 1, None, batch, torch.device("cpu"))
+        key = draws.seed.tolist()
+        for _ in range(2):  # the second time from what was kept
+            expected = [
+                random_bits(key[row], step, 0 if draws.stream is not None else row, 0)
+                for row in rows
+            ]
+            whole = [high * 2.0**-32 + low * 2.0**-64 for high, low in expected]
+            own = draws.select(rows)
+            assert own.uniform()[:, 0].tolist() == whole
+            mass = 2**40 + torch.arange(len(rows))
+            numbers = [
+                multiply_high(*bits, m) for bits, m in zip(expected, mass.tolist(), strict=True)
+            ]
+            assert own.below(mass)[:, 0].tolist() == numbers
 
 
 def test_multiply_high_is_the_high_half_of_the_product():

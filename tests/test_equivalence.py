@@ -8,7 +8,7 @@ from common import KINDS, assert_same, logits_of, real_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fused_sampler import fallback, narrow, reference, shortlist
+from fused_sampler import fallback, listing, narrow, reference, shortlist
 
 SHAPES = [
     (3, 1),
@@ -124,6 +124,51 @@ def test_extreme_temperatures(temperature, params):
             assert_same(fallback, reference, x, temperature=temperature, **params)
     tiny = torch.tensor([[0.0, -1e-45], [0.0, -1e-20]])
     assert_same(fallback, reference, tiny, temperature=temperature, **params)
+
+
+@pytest.mark.parametrize("stride", [64, 640, 8 * 64, 1250 * 8, 2500 * 8])
+@pytest.mark.parametrize("k", [1, 7, 20])
+def test_top_k_where_the_best_blocks_lie(stride, k):
+    # Neighbours, all of one set of blocks, all in blocks that no set takes in.
+    for start in (0, 20_000 - 64 * 3):
+        x = logits_of("random", 2, 20_000)
+        x[:, start::stride] += 30
+        assert_same(fallback, reference, x, top_k=k, top_p=0.8)
+
+
+def test_top_k_of_rows_far_apart_in_k():
+    x = logits_of("tied", 6, 9000)
+    assert_same(fallback, reference, x, top_k=torch.tensor([4, 5, 7, 140, 150, 8000]))
+
+
+@pytest.mark.parametrize("params", [{"top_k": 9}, {"top_p": 0.9}, {"min_p": 0.1}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"_PASS_BLOCKS": 40},
+        {"_LIST_TOKENS": 300},
+        {"_FEW_TOKENS": 0},
+        {"_PASS_BLOCKS": 40, "_LIST_TOKENS": 100, "_FEW_TOKENS": 0},
+    ],
+    ids=str,
+)
+def test_lists_made_in_parts(limits, params, monkeypatch):
+    for name, value in limits.items():
+        monkeypatch.setattr(listing, name, value)
+    x = torch.cat([logits_of(kind, 5, 1500, seed=i) for i, kind in enumerate(KINDS)])
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    for rows in (x, x[:, :1472], x[::2]):  # with and without a short block, strided
+        assert_same(fallback, reference, rows, **params)
+
+
+def test_a_part_of_the_rows_whose_bound_was_too_high(monkeypatch):
+    def guess(group, *_):
+        bound = group.row_max.clone()
+        bound[1::3] -= 1e4
+        return bound
+
+    monkeypatch.setattr(narrow, "_top_p_bound", guess)
+    assert_same(fallback, reference, logits_of("random", 8, 1000), top_p=0.9)
 
 
 def test_a_nucleus_that_ends_among_negligible_tokens():
