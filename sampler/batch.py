@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from .blocks import Scale, block_maxima, block_sums, gather_blocks, near_sums, take
+from .blocks import Scale, block_maxima, block_sums, gather_blocks, index_of, near_sums, take
 from .params import Rows
 
 
@@ -29,12 +29,12 @@ class Batch(NamedTuple):
         """The rows at these places, in ascending order."""
         if len(places) == len(self.numbers):
             return self
-        if isinstance(places, range) and isinstance(self.numbers, range):
-            numbers: Sequence[int] = self.numbers[places.start : places.stop]
-            index: Any = slice(places.start, places.stop)
+        index = index_of(places, self.logits.device)
+        numbers: Sequence[int]
+        if isinstance(index, slice):
+            numbers = self.numbers[index]
         else:
             numbers = [self.numbers[place] for place in places]
-            index = torch.tensor(places, dtype=torch.int64, device=self.logits.device)
         return Batch(
             numbers, self.logits, self.maxima[index], self.row_max[index], self.rows.select(index)
         )

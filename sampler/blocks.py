@@ -57,11 +57,16 @@ def block_maxima(logits: torch.Tensor) -> torch.Tensor:
     return (maxima[0] if len(maxima) == 1 else torch.cat(maxima, -1)).float()
 
 
+def index_of(rows: Sequence[int], device: torch.device) -> slice | torch.Tensor:
+    """An index of these rows, ascending: a slice, which copies nothing, of neighbours."""
+    if rows[-1] - rows[0] < len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
+
+
 def take(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """These rows, ascending, of logits [B, V]: a view where they are neighbours."""
-    if rows[-1] - rows[0] < len(rows):
-        return logits[rows[0] : rows[-1] + 1]
-    return logits[torch.tensor(rows, device=logits.device)]
+    return logits[index_of(rows, logits.device)]
 
 
 def block_sums(

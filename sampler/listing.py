@@ -52,8 +52,7 @@ def lists_above(group: Batch, bound: torch.Tensor) -> Iterator[tuple[Sequence[in
         size = -(-len(bound) // tokens)
         for start in range(0, len(bound), size):
             places = range(start, min(start + size, len(bound)))
-            part = group.select(places)
-            for own, shortlist in lists_above(part, bound[places.start : places.stop]):
+            for own, shortlist in lists_above(group.select(places), bound[start : places.stop]):
                 yield [places[place] for place in own], shortlist
         return
     parts = _parts(tokens.counts.tolist())

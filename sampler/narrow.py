@@ -14,12 +14,12 @@ lies below, and only the tokens that reach it, which `listing.py` finds, are loo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
 from .batch import Batch
-from .blocks import take
+from .blocks import index_of, take
 from .listing import lists_above
 from .mass import LOWEST
 from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
@@ -99,26 +99,39 @@ def _top_p(group: Batch) -> Iterator[Shortlist]:
     bound = _top_p_bound(group, block_mass, mass)
     # Where the error spans several tokens, near masses could not tell the threshold.
     at_bound = token_masses(bound[:, None], bound[:, None], group.row_max, group.rows.c)[:, 0]
-    crowded = 2 * (ROW_ERROR + TOKEN_ERROR) * mass > at_bound
-    todo: Sequence[int] = range(len(mass))
-    while todo:
-        lacking = []
-        for places, shortlist in lists_above(group.select(todo), bound[todo]):
-            rows = [todo[place] for place in places]
-            top_p = shortlist.part.rows.top_p
-            if crowded[rows].any():
-                threshold, enough = shortlist.true_nucleus(top_p, _true_mass(shortlist.part))
-            else:
-                threshold, enough = shortlist.nucleus(top_p, mass[rows], _true_mass)
-            shortlist.drop(shortlist.x < threshold)
-            enough |= bound[rows] == LOWEST
-            if not enough.all():  # the guess was too high
-                lacking += [rows[place] for place in (~enough).nonzero()[:, 0].tolist()]
-                shortlist = shortlist.select(enough.nonzero()[:, 0].tolist())
-            if shortlist.part.numbers:
-                yield shortlist
-        bound[lacking] = LOWEST
-        todo = sorted(lacking)
+    crowded = (2 * (ROW_ERROR + TOKEN_ERROR) * mass > at_bound).tolist()
+    for exact in (False, True):
+        rows = [row for row, is_crowded in enumerate(crowded) if is_crowded == exact]
+        if rows:
+            index = index_of(rows, bound.device)
+            yield from _nuclei(group.select(rows), bound[index], mass[index], exact)
+
+
+def _nuclei(
+    group: Batch, bound: torch.Tensor, mass: torch.Tensor, exact: bool
+) -> Iterator[Shortlist]:
+    """The nuclei of rows with these near masses [R], by true ones if `exact`; above `bound` [R]."""
+    lacking: list[int] = []
+    for places, shortlist in lists_above(group, bound):
+        top_p, index = shortlist.part.rows.top_p, index_of(places, bound.device)
+        if exact:
+            threshold, enough = shortlist.true_nucleus(top_p, _true_mass(shortlist.part))
+        else:
+            threshold, enough = shortlist.nucleus(top_p, mass[index], _true_mass)
+        shortlist.drop(shortlist.x < threshold)
+        enough |= bound[index] == LOWEST
+        if enough.all():
+            yield shortlist
+            continue
+        lacking += [places[row] for row in (~enough).nonzero()[:, 0].tolist()]
+        rows = enough.nonzero()[:, 0].tolist()
+        if rows:
+            yield shortlist.select(rows)
+    if lacking:  # the guess was too high
+        lacking.sort()
+        index = index_of(lacking, bound.device)
+        lowest = torch.full_like(bound[index], LOWEST)
+        yield from _nuclei(group.select(lacking), lowest, mass[index], exact)
 
 
 def _true_mass(part: Batch) -> torch.Tensor:
