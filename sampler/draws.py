@@ -15,7 +15,9 @@ Seed = int | torch.Tensor | None
 Step = int | torch.Tensor
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FEW_DRAWS = 8  # up to here Python integers beat the launch of a hundred tiny tensor operations
-_AHEAD = 16  # steps whose bits are worked out together, as that costs hardly more than one
+_AHEAD = 16  # steps whose bits are worked out together, as that costs hardly more than one does
+# Last streams for which it is done: fewer are quick one by one, of more the bits would take memory.
+_STREAMS_AHEAD = range(4, 512)
 
 
 class Draws(NamedTuple):
@@ -51,16 +53,16 @@ class Draws(NamedTuple):
 
     def _bits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """High and low half of `U`, int64 [B, num_samples]."""
-        count = len(self.seed) * self.num_samples
         seed, step = _shared(self.seed), _shared(self.step)
-        one = isinstance(seed, int) and isinstance(step, int)
-        if one and self.lasting and self.num_samples == 1 and count > _FEW_DRAWS // 2:
-            last = count - 1 if self.stream is None else int(self.stream.max())
-            ahead = _bits_ahead(seed, step // _AHEAD, 1 << last.bit_length())[:, step % _AHEAD]
-            own = ahead[:, :count] if self.stream is None else ahead[:, self.stream]
-            return own[0, :, None], own[1, :, None]
+        lasting = self.lasting and self.num_samples == 1
+        if lasting and isinstance(seed, int) and isinstance(step, int):
+            last = len(self.seed) - 1 if self.stream is None else int(self.stream.max())
+            if last in _STREAMS_AHEAD:
+                ahead = _bits_ahead(seed, step // _AHEAD, 1 << last.bit_length())[:, step % _AHEAD]
+                own = ahead[:, : last + 1] if self.stream is None else ahead[:, self.stream]
+                return own[0, :, None], own[1, :, None]
         device, streams = self.seed.device, self._streams()
-        if device.type == "cpu" and count <= _FEW_DRAWS:
+        if device.type == "cpu" and len(streams) * self.num_samples <= _FEW_DRAWS:
             words = zip(self.seed.tolist(), self.step.tolist(), streams.tolist(), strict=True)
             bits = [[random_bits(*row, i) for i in range(self.num_samples)] for row in words]
             high, low = torch.tensor(bits, device=device).unbind(-1)

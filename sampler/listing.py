@@ -49,9 +49,8 @@ def lists_above(group: Batch, bound: torch.Tensor) -> Iterator[tuple[Sequence[in
     """Every token at or above `bound` [R]: the places of some rows, and their shortlist."""
     tokens = _tokens_above(group, bound)
     if isinstance(tokens, int):
-        size = -(-len(bound) // tokens)
-        for start in range(0, len(bound), size):
-            places = range(start, min(start + size, len(bound)))
+        for start in range(0, len(bound), tokens):
+            places = range(start, min(start + tokens, len(bound)))
             for own, shortlist in lists_above(group.select(places), bound[start : places.stop]):
                 yield [places[place] for place in own], shortlist
         return
@@ -66,18 +65,18 @@ def lists_above(group: Batch, bound: torch.Tensor) -> Iterator[tuple[Sequence[in
 
 
 def _tokens_above(group: Batch, bound: torch.Tensor) -> Tokens | int:
-    """Every token at or above `bound` [R], or how many parts of the rows to take one by one."""
+    """Every token at or above `bound` [R], or else how many rows to take at one time."""
     block = (group.maxima >= bound[:, None]).view(-1).nonzero()[:, 0]
     height, count = group.maxima.shape
     if height > 1 and len(block) > _PASS_BLOCKS:
-        return min(height, -(-len(block) // _PASS_BLOCKS))
+        return height * _PASS_BLOCKS // len(block) or 1
     whole = 2 * len(block) >= height * count  # most blocks: the rows as they stand
     x = group.own_logits().float() if whole else group.blocks_at(block)
     reached = x >= (bound if whole else bound[block // count])[:, None]
-    if height > 1 and x.numel() > 2 * _LIST_TOKENS:
+    if height > 1 and x.numel() > 2 * _LIST_TOKENS:  # of fewer logits hardly more than half reach
         number = int(reached.count_nonzero())
         if number > _LIST_TOKENS:
-            return min(height, -(-number // _LIST_TOKENS))
+            return height * _LIST_TOKENS // number or 1
     place = reached.view(-1).nonzero()[:, 0]
     x = x.reshape(-1)[place]
     if whole:
@@ -86,19 +85,19 @@ def _tokens_above(group: Batch, bound: torch.Tensor) -> Tokens | int:
     return Tokens.of(place, x, count * BLOCK, height)
 
 
-def _parts(width: list[int]) -> list[Sequence[int]]:
-    """Cut rows, whose shortlists are so wide, into parts that stay small together.
+def _parts(counts: list[int]) -> list[Sequence[int]]:
+    """Cut rows with so many tokens into parts whose lists stay small.
 
-    Where padding would be most of one list, rows of a part have widths of the same order.
+    Where padding would be most of one list, rows of a part have counts of the same order.
     """
-    padded = len(width) * max(width)
-    if padded <= max(_FEW_TOKENS, min(_LIST_TOKENS, 2 * sum(width))):
-        return [range(len(width))]
+    padded = len(counts) * max(counts)
+    if padded <= max(_FEW_TOKENS, min(_LIST_TOKENS, 2 * sum(counts))):
+        return [range(len(counts))]
     by_order: defaultdict[int, list[int]] = defaultdict(list)
-    for row, tokens in enumerate(width):
-        by_order[tokens.bit_length() // 3].append(row)
+    for row, count in enumerate(counts):
+        by_order[count.bit_length() // 3].append(row)
     parts: list[Sequence[int]] = []
     for rows in by_order.values():
-        size = max(1, _LIST_TOKENS // max(1, *(width[row] for row in rows)))
+        size = max(1, _LIST_TOKENS // max(1, *(counts[row] for row in rows)))
         parts.extend(rows[start : start + size] for start in range(0, len(rows), size))
     return parts

@@ -26,7 +26,7 @@ from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
 from .shortlist import BINS, Shortlist, into_bins
 
 _SET_BLOCKS = 8  # whose common maximum counts as one for top-k's bound, at most
-_SETS = 4  # for each of the k, where blocks are put together
+_SETS = 4  # at least as many for each of the k, or blocks are not put together
 _MANY_BLOCKS = 512  # from here on they are too many to tell a bound for top-p
 _MOST = 0.85  # share of the mass to be dropped that the blocks down to that bound hold
 _SAMPLED = 2048  # logits of a row sampled for a bound where those do not suffice
@@ -87,8 +87,7 @@ def _min_p(group: Batch) -> Iterator[Shortlist]:
     row_max = group.row_max.double()
     # Beyond the roundings of the rule's fp32 steps, the smallest product included.
     bound = row_max + (group.rows.min_p_log2.double() * (1 + 2**-20) - 2**-148) / group.rows.c
-    bound = (bound - row_max.abs() * 2**-20).float().clamp_(min=LOWEST)
-    for _, shortlist in lists_above(group, bound):
+    for _, shortlist in lists_above(group, bound.float().clamp_(min=LOWEST)):
         yield shortlist
 
 
@@ -148,7 +147,7 @@ def _top_p_bound(group: Batch, block_mass: torch.Tensor, mass: torch.Tensor) -> 
     tokens hold most of what is to be dropped.
     """
     top_p = group.rows.top_p
-    bin, bin_width = into_bins(group.maxima, group.row_max, group.rows.c)
+    bin, bin_width = into_bins(group.maxima, group.rows.c)
     upto = mass.new_zeros(len(mass), BINS).scatter_add_(-1, bin, block_mass).cumsum_(-1)
     bins = 1 + torch.searchsorted(upto, ((top_p + _MOST * (1 - top_p)) * mass)[:, None])
     bound = (group.row_max - (bins * bin_width)[:, 0]).clamp_(min=LOWEST)
@@ -163,7 +162,7 @@ def _sampled_bound(part: Batch, dropped: torch.Tensor) -> torch.Tensor:
     """The logit below which a sample has most of the mass that is to be dropped, [R]."""
     stride = max(1, part.logits.shape[-1] // _SAMPLED)
     x = part.own_logits(stride).float()
-    bin, bin_width = into_bins(x, part.row_max, part.rows.c)
+    bin, bin_width = into_bins(x, part.rows.c)
     mass = ((x - part.row_max[:, None]) * part.rows.c[:, None]).exp2_()
     light = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
     light = light.flip(-1).cumsum(-1)  # from the lightest bin up

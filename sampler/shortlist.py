@@ -15,7 +15,7 @@ from .near import ROW_ERROR, TOKEN_ERROR, token_masses
 
 _SORTED = 1024  # tokens a row that are sorted without further thought
 BINS = 1024
-_NOTHING = 50.0  # powers of two below the row's best token
+_NOTHING = 50.0  # powers of two below the best token
 
 
 class Shortlist:
@@ -137,7 +137,7 @@ class Shortlist:
         """
         x, above = self.x, None
         if x.shape[-1] >= _SORTED:
-            bin, _ = into_bins(x, self.part.row_max, self.part.rows.c)
+            bin, _ = into_bins(x, self.part.rows.c)
             bins = mass.new_zeros(x.shape[0], BINS).scatter_add_(-1, bin, mass)
             upto = bins.cumsum(-1)
             start, end = (
@@ -148,7 +148,7 @@ class Shortlist:
             count = int(inside.sum(-1).max())
             if 0 < 4 * count <= x.shape[-1]:  # 0: no bin is reached, the last is empty
                 x, place = x.masked_fill(~inside, -torch.inf).topk(count)
-                mass = (mass * inside).gather(-1, place)
+                mass = mass.gather(-1, place)
                 above = (upto - bins).gather(-1, start)
         best, order = x.sort(descending=True)
         upto = mass.gather(-1, order).cumsum(-1)
@@ -160,16 +160,14 @@ def _needed(top_p: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
     return (top_p * mass.double()).ceil().long().clamp(min=1)
 
 
-def into_bins(
-    x: torch.Tensor, row_max: torch.Tensor, c: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def into_bins(x: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Bins [R, n] of equal width for logits [R, n], 0 that of the best, and the width, [R, 1].
 
     A better logit never falls into a later bin, whatever the rounding. All that weighs next to
-    nothing beside the row's maximum, `row_max` [R] at `c` [R], is left to the last bin.
+    nothing beside the best, at `c` [R], is left to the last bin.
     """
     high = x.amax(-1, keepdim=True)
-    floor = (row_max - _NOTHING / c).clamp_(min=LOWEST)[:, None]
+    floor = (high - _NOTHING / c[:, None]).clamp_(min=LOWEST)
     width = (high - x.amin(-1, keepdim=True).maximum(floor)) / BINS
     bin = ((high - x) / width).nan_to_num_(nan=0.0)  # NaN: all are equal, or apart beyond fp32
     return bin.clamp_(max=BINS - 1).long(), width

@@ -105,6 +105,10 @@ def logits_of(kind: str, batch: int, vocab: int, seed: int = 0) -> torch.Tensor:
     if kind == "masked by a number":  # as some models do it, instead of by -inf
         x[torch.rand(x.shape, generator=generator) < 0.4] = -65504.0
         return x
+    if kind == "negligible where sampled":
+        y = x * 0.01
+        y[:, :: max(1, vocab // 2048)] -= 60
+        return y
     if kind == "extreme":  # differences that overflow fp32
         return (x * 1e38).clamp(-3.4e38, 3.4e38)
     if kind == "invalid":
@@ -126,6 +130,7 @@ KINDS = [
     "light where sampled",
     "descending",
     "masked by a number",
+    "negligible where sampled",
     "extreme",
     "invalid",
 ]

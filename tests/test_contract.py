@@ -11,7 +11,7 @@ from common import VECTORS, logits_of, vector_draws, vector_row
 
 from fused_sampler import fallback, reference
 from fused_sampler.blocks import Scale, block_maxima, block_sums, weights_and_scale
-from fused_sampler.draws import resolve_draws
+from fused_sampler.draws import _bits_ahead, resolve_draws
 from fused_sampler.mass import BEST_MASS, LOG2_E, exp2_parts, token_weights
 from fused_sampler.params import resolve_rows
 from fused_sampler.philox import multiply_high, philox, random_bits
@@ -48,6 +48,20 @@ def test_uniform_numbers_of_any_step(step, batch, rows):
                 multiply_high(*bits, m) for bits, m in zip(expected, mass.tolist(), strict=True)
             ]
             assert own.below(mass)[:, 0].tolist() == numbers
+
+
+def test_uniform_numbers_of_a_step_a_row():
+    steps = torch.arange(20) * 3
+    together = resolve_draws(5, steps, 1, None, 20, steps.device).uniform()
+    for row, step in enumerate(steps.tolist()):
+        alone = resolve_draws(5, step, 1, None, 20, steps.device).uniform()
+        assert alone[row] == together[row]
+
+
+def test_bits_are_not_kept_for_large_batches():
+    kept = _bits_ahead.cache_info()
+    resolve_draws(5, 3, 1, None, 5000, torch.device("cpu")).uniform()
+    assert _bits_ahead.cache_info() == kept
 
 
 def test_multiply_high_is_the_high_half_of_the_product():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from common import KINDS, assert_same, logits_of, real_logits
+from common import KINDS, assert_same, logits_of, real_logits, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fused_sampler import fallback, listing, narrow, reference, shortlist
+from fused_sampler.mass import LOWEST
+from fused_sampler.params import resolve_rows
 
 SHAPES = [
     (3, 1),
@@ -161,14 +163,81 @@ def test_lists_made_in_parts(limits, params, monkeypatch):
         assert_same(fallback, reference, rows, **params)
 
 
-def test_a_part_of_the_rows_whose_bound_was_too_high(monkeypatch):
+def test_rows_whose_bound_was_guessed_too_high(monkeypatch):
     def guess(group, *_):
         bound = group.row_max.clone()
-        bound[1::3] -= 1e4
+        bound[1::3] -= 3
         return bound
 
     monkeypatch.setattr(narrow, "_top_p_bound", guess)
-    assert_same(fallback, reference, logits_of("random", 8, 1000), top_p=0.9)
+    x = torch.cat([logits_of(kind, 8, 1000) for kind in ("random", "flat", "tied")])
+    assert_same(fallback, reference, x, top_p=0.9)
+    for name, value in (("_PASS_BLOCKS", 40), ("_LIST_TOKENS", 100), ("_FEW_TOKENS", 0)):
+        monkeypatch.setattr(listing, name, value)
+    assert_same(fallback, reference, x, top_p=0.9)
+
+
+def test_rows_guessed_too_high_whose_lists_come_out_of_order(monkeypatch):
+    reached = torch.tensor([1000, 3, 200, 3])
+
+    def guess(group, *_):
+        best = group.own_logits().sort(descending=True).values
+        own = reached[list(group.numbers)]
+        bound = best.gather(-1, own[:, None] - 1)[:, 0]
+        return bound.masked_fill(own == 1000, LOWEST)
+
+    monkeypatch.setattr(narrow, "_top_p_bound", guess)
+    monkeypatch.setattr(listing, "_FEW_TOKENS", 0)
+    assert_same(fallback, reference, logits_of("flat", 4, 1000), top_p=0.9)
+
+
+def test_the_bound_of_real_logits_is_a_good_guess(monkeypatch):
+    bounds = []
+    lists_above = narrow.lists_above
+
+    def spy(group, bound):
+        bounds.extend(bound.tolist())
+        return lists_above(group, bound)
+
+    monkeypatch.setattr(narrow, "lists_above", spy)
+    x = real_logits()
+    kept = run(fallback, x, top_p=0.9).kept
+    assert len(bounds) == len(x)  # none was taken whole afterwards
+    reached = sum(int((row >= bound).sum()) for row, bound in zip(x, bounds, strict=True))
+    assert reached < 10 * kept.sum()
+
+
+def test_lists_are_padded_within_limits():
+    for counts in ([3, 100_000, 5, 70_000], [60_000] * 7, [1] * 1000 + [2**20], [9, 30_000]):
+        parts = listing._parts(counts)
+        assert sorted(row for rows in parts for row in rows) == list(range(len(counts)))
+        for rows in parts:
+            widest = max(counts[row] for row in rows)
+            assert len(rows) == 1 or len(rows) * widest <= listing._LIST_TOKENS
+
+
+@pytest.mark.parametrize("temperature", [0.83, 0.01, 7.3])
+@pytest.mark.parametrize("n", [3, 20])
+def test_min_p_at_the_edge_of_a_token(n, temperature):
+    x = logits_of("random", 200, 200)
+    x -= x.amax(-1, keepdim=True)
+    for logits in (x, x * 1e-3, x + 1000):
+        rows = resolve_rows(logits, temperature=temperature, min_p=0.1)
+        best = logits.topk(n + 1).values
+        rows = rows._replace(min_p_log2=(best[:, n] - best[:, 0]) * rows.c)
+        masked = [backend.mask_logits(logits, rows) for backend in (fallback, reference)]
+        assert torch.equal(*masked)
+
+
+def test_a_filter_for_rows_in_the_middle():
+    x = logits_of("random", 6, 5000)
+    temperature = torch.tensor([1.0, 1, 0, 0, 1, 1])
+    assert_same(
+        fallback, reference, x, temperature=temperature, top_k=torch.tensor([0] * 4 + [5] * 2)
+    )
+    assert_same(
+        fallback, reference, x, temperature=temperature, top_k=torch.tensor([5] * 2 + [0] * 4)
+    )
 
 
 def test_a_nucleus_that_ends_among_negligible_tokens():

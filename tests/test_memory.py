@@ -18,6 +18,7 @@ CASES = {
     "all equal": "sample(x.fill_(0.25), top_p=0.9)",
     "all equal, top-k": "sample(x.fill_(0.25), top_k=50)",
     "light where sampled": "x *= 0.01; x[:, ::62] = -20; sample(x, top_p=0.9)",
+    "one row with most of the tokens": "x *= 10; x[0] = 0.25; sample(x, min_p=0.5)",
     "every parameter per row": (
         "sample(x, torch.linspace(0, 2, B), torch.arange(B) * 90 % 3000, torch.linspace(0.5, 2, B))"
     ),

@@ -18,7 +18,13 @@ from fused_sampler.benchmarks.peers import PEERS
 from fused_sampler.benchmarks.report import MAIN_CASES
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-PLACES = (("random", 128_256, 1), ("random", 128_256, 8), ("real", REAL_VOCAB, 8))
+PLACES = (
+    ("random", 128_256, 1),
+    ("random", 128_256, 8),
+    ("random", 128_256, 64),
+    ("real", REAL_VOCAB, 8),
+    ("real", REAL_VOCAB, 64),
+)
 SAMPLERS = (Ours(), PEERS["hugging-face"])
 
 
