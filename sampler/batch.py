@@ -60,10 +60,9 @@ class Batch(NamedTuple):
 
     def blocks_at(self, place: torch.Tensor) -> torch.Tensor:
         """The logits of the blocks at these places [n] of `maxima`, flattened; fp32 [n, 64]."""
-        count = self.maxima.shape[-1]
-        if isinstance(self.numbers, range):
-            return gather_blocks(self.logits, place + self.numbers.start * count)
-        numbers = self._numbers()
+        if self.numbers == range(len(self.logits)):
+            return gather_blocks(self.logits, place)
+        numbers, count = self._numbers(), self.maxima.shape[-1]
         rows_before = numbers - torch.arange(len(numbers), device=numbers.device)
         return gather_blocks(self.logits, place + rows_before[place // count] * count)
 

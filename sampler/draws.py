@@ -58,9 +58,10 @@ class Draws(NamedTuple):
         if lasting and isinstance(seed, int) and isinstance(step, int):
             last = len(self.seed) - 1 if self.stream is None else int(self.stream.max())
             if last in _STREAMS_AHEAD:
-                ahead = _bits_ahead(seed, step // _AHEAD, 1 << last.bit_length())[:, step % _AHEAD]
-                own = ahead[:, : last + 1] if self.stream is None else ahead[:, self.stream]
-                return own[0, :, None], own[1, :, None]
+                ahead = _bits_ahead(seed, step // _AHEAD, 1 << last.bit_length())
+                high, low = ahead[step % _AHEAD]
+                own = slice(last + 1) if self.stream is None else self.stream
+                return high[own], low[own]
         device, streams = self.seed.device, self._streams()
         if device.type == "cpu" and len(streams) * self.num_samples <= _FEW_DRAWS:
             words = zip(self.seed.tolist(), self.step.tolist(), streams.tolist(), strict=True)
@@ -81,13 +82,14 @@ class Draws(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def _bits_ahead(seed: int, turn: int, rows: int) -> torch.Tensor:
-    """High and low half of `U` in `_AHEAD` steps, for the streams below `rows`: [2, _AHEAD, rows].
+def _bits_ahead(seed: int, turn: int, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """High and low half of `U`, int64 [rows, 1], of the streams below `rows` in `_AHEAD` steps.
 
     The first step is `turn * _AHEAD`.
     """
-    step = turn * _AHEAD + torch.arange(_AHEAD, device="cpu")[:, None]
-    return torch.stack(random_bits(seed, step, torch.arange(rows, device="cpu"), 0))
+    step = turn * _AHEAD + torch.arange(_AHEAD, device="cpu")[:, None, None]
+    high, low = random_bits(seed, step, torch.arange(rows, device="cpu")[:, None], 0)
+    return list(zip(high, low, strict=True))
 
 
 def _shared(words: torch.Tensor) -> int | torch.Tensor:

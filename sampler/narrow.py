@@ -68,18 +68,18 @@ def _top_k_bound(group: Batch) -> torch.Tensor:
     else:
         blocks = min(_SET_BLOCKS, count // (_SETS * most)) or 1
         sets = count // blocks
-        maxima = group.maxima[:, : sets * blocks].unflatten(-1, (blocks, sets)).amax(1)
+        maxima = group.maxima[:, : blocks * sets].view(-1, blocks, sets).amax(1)
         bound = _kth(maxima, top_k)
     return bound[:, 0].clamp_(min=LOWEST)  # `-inf` is never kept
 
 
 def _kth(x: torch.Tensor, top_k: list[int]) -> torch.Tensor:
     """The k-th largest of x [R, n] for each row's k, or the smallest where n is less, [R, 1]."""
-    k = [min(k, x.shape[-1]) for k in top_k]
-    if min(k) == max(k):  # no need for their order
-        return x.topk(k[0], sorted=False).values.amin(-1, keepdim=True)
-    index = torch.tensor(k, device=x.device)[:, None] - 1
-    return x.topk(max(k)).values.gather(-1, index)
+    most = min(max(top_k), x.shape[-1])
+    if min(top_k) >= most:  # no need for their order
+        return x.topk(most, sorted=False).values.amin(-1, keepdim=True)
+    index = torch.tensor([min(k, most) - 1 for k in top_k], device=x.device)
+    return x.topk(most).values.gather(-1, index[:, None])
 
 
 def _min_p(group: Batch) -> Iterator[Shortlist]:
