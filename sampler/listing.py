@@ -1,4 +1,8 @@
-"""Every token at or above a bound: its blocks by their maxima, its place there, then shortlists."""
+"""Every token at or above a bound, found without a sort: blocks by their maxima, then tokens there.
+
+The tokens of all rows are found in one line, so that a long row costs the others nothing;
+`Tokens.listed` makes of it the rectangle that a shortlist is. Ties need no care: a list has them all.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ _FEW_TOKENS = 2**15  # fewer cost less than another list
 class Tokens(NamedTuple):
     """The tokens of some rows, row by row in vocabulary order."""
 
-    place: torch.Tensor  # int64 [n]: the id and, before it, the row: from row to row `width` more
+    place: torch.Tensor  # int64 [n], the id and `width` for each row before its own
     x: torch.Tensor  # fp32 [n]
     first: torch.Tensor  # int64 [R], the place of each row's id 0
     counts: torch.Tensor  # int64 [R]
@@ -73,7 +77,7 @@ def _tokens_above(group: Batch, bound: torch.Tensor) -> Tokens | int:
     whole = 2 * len(block) >= height * count  # most blocks: the rows as they stand
     x = group.own_logits().float() if whole else group.blocks_at(block)
     reached = x >= (bound if whole else bound[block // count])[:, None]
-    if height > 1 and x.numel() > 2 * _LIST_TOKENS:  # of fewer logits hardly more than half reach
+    if height > 1 and x.numel() > 2 * _LIST_TOKENS:  # fewer are no burden, whatever reaches
         number = int(reached.count_nonzero())
         if number > _LIST_TOKENS:
             return height * _LIST_TOKENS // number or 1
