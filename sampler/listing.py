@@ -1,7 +1,7 @@
 """Every token at or above a bound, found without a sort: blocks by their maxima, then tokens there.
 
 The tokens of all rows are found in one line, so that a long row costs the others nothing;
-`Tokens.listed` makes of it the rectangle that a shortlist is. Ties need no care: a list has them all.
+`Tokens.listed` makes of it the rectangle that a shortlist is. Ties need no care: all are listed.
 """
 
 from __future__ import annotations
