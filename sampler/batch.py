@@ -54,20 +54,14 @@ class Batch(NamedTuple):
     def gather_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
         """The logits of blocks [R, n], fp32 [R, n, 64]."""
         count = self.maxima.shape[-1]
-        if len(self.numbers) == 1:
-            return gather_blocks(self.logits, blocks + self.numbers[0] * count)
-        return gather_blocks(self.logits, blocks + self._numbers()[:, None] * count)
+        first = torch.arange(0, len(blocks) * count, count, device=blocks.device)
+        return self.blocks_at(blocks + first[:, None])
 
     def blocks_at(self, place: torch.Tensor) -> torch.Tensor:
-        """The logits of the blocks at these places [n] of `maxima`, flattened; fp32 [n, 64]."""
+        """The logits of the blocks at these places [...] of `maxima`, flattened; fp32 [..., 64]."""
         if self.numbers == range(len(self.logits)):
             return gather_blocks(self.logits, place)
-        numbers, count = self._numbers(), self.maxima.shape[-1]
-        rows_before = numbers - torch.arange(len(numbers), device=numbers.device)
+        count = self.maxima.shape[-1]
+        numbers = torch.tensor(self.numbers, device=place.device)
+        rows_before = numbers - torch.arange(len(numbers), device=place.device)
         return gather_blocks(self.logits, place + rows_before[place // count] * count)
-
-    def _numbers(self) -> torch.Tensor:
-        device = self.logits.device
-        if isinstance(self.numbers, range):
-            return torch.arange(self.numbers.start, self.numbers.stop, device=device)
-        return torch.tensor(self.numbers, device=device)

@@ -193,8 +193,9 @@ def gather_blocks(logits: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     if rest == 0 and logits.is_contiguous():  # several times faster than an index of two tensors
         x = logits.view(-1, BLOCK).index_select(0, place.view(-1))
         return x.view(*place.shape, BLOCK).float()
-    row = place // (count + bool(rest))
-    blocks = place - row * (count + bool(rest))
+    blocks_a_row = count + bool(rest)
+    row = place // blocks_a_row
+    blocks = place - row * blocks_a_row
     if count:
         (_, whole), *_ = split_blocks(logits)
         x = whole[row, blocks.clamp(max=count - 1) if rest else blocks].float()

@@ -50,7 +50,7 @@ def _among_best(batch: Batch, draws: Draws, k: int) -> int | None:
     """A token drawn from the k best, if these hold all that the filters keep."""
     rows = batch.rows
     blocks = batch.maxima.topk(k + 1).indices
-    x, places = batch.gather_blocks(blocks).flatten().topk(k + 1)
+    x, places = batch.blocks_at(blocks).flatten().topk(k + 1)
     values, c = x.tolist(), rows.c.item()
     z = [(value - values[0]) * c for value in values[:k]]
     kept = _count_kept(z, rows)
