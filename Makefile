@@ -47,8 +47,8 @@ test-gpu: setup
 	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" || \
 		{ echo "PyTorch sees no GPU here; on a machine with one, install a CUDA or ROCm build:" \
 		"make clean test-gpu TORCH='torch --index-url URL'"; exit 1; }
-	$(BIN)/pytest tests/test_gpu.py tests/test_triton.py tests/test_torch_compile.py \
-		tests/test_contract.py tests/test_softmax.py
+	$(BIN)/pytest tests/kernels/gpu/test_gpu.py tests/kernels/gpu/test_triton.py tests/test_torch_compile.py \
+		tests/contract/test_contract.py tests/test_softmax.py
 
 # llama.cpp is one of the peers; where no wheel of it fits, the suite says so and goes on.
 bench: setup
@@ -67,8 +67,8 @@ test-compat:
 	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' 'triton==3.4.*' 'numpy<2.3' \
 		pytest pytest-xdist hypothesis scipy
 	.venv-compat/bin/pip install -q --no-deps -e .
-	.venv-compat/bin/pytest -n 2 tests/test_hf_*.py tests/test_packaging.py \
-		tests/test_triton.py tests/test_torch_compile.py tests/test_contract.py
+	.venv-compat/bin/pytest -n 2 tests/hf tests/test_packaging.py \
+		tests/kernels/gpu/test_triton.py tests/test_torch_compile.py tests/contract/test_contract.py
 
 clean:
 	rm -rf .venv .venv-compat build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

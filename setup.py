@@ -11,6 +11,16 @@ PACKAGES = {
     "fused_sampler.kernels": "kernels",
     "fused_sampler.benchmarks": "benchmarks",
 }
+SUBPACKAGES = [
+    "fused_sampler.cli",
+    "fused_sampler.contract",
+    "fused_sampler.explorer",
+    "fused_sampler.hf",
+    "fused_sampler.models",
+    "fused_sampler.views",
+    "fused_sampler.kernels.gpu",
+    "fused_sampler.benchmarks.peers",
+]
 HF = ["transformers>=4.57"]
 BENCH = [*HF, "typer>=0.29", "rich>=13", "numpy", "matplotlib>=3.8"]
 CLI = [*HF, "typer>=0.29", "rich>=13", "gguf>=0.16", "accelerate>=1.0", "numpy"]
@@ -30,9 +40,9 @@ DEV = [
 ]
 
 setup(
-    packages=[*PACKAGES, "fused_sampler.benchmarks.peers"],
+    packages=[*PACKAGES, *SUBPACKAGES],
     package_dir=PACKAGES,
-    package_data={"fused_sampler": ["web/*"], "fused_sampler.benchmarks": ["*.json"]},
+    package_data={"fused_sampler.explorer": ["web/*"], "fused_sampler.benchmarks": ["*.json"]},
     install_requires=["torch>=2.6", 'triton>=3.4; platform_system == "Linux"'],
     extras_require={
         "hf": HF,

@@ -91,7 +91,7 @@ _PROMPTS_AT_ONCE = len(_PROMPTS)
 def _written_logits(steps: int) -> torch.Tensor:
     """fp16 logits [8 * steps, V] of as many decoding steps of the embedded model, on the CPU."""
     from ..hf import fused_generate
-    from ..models import load_model
+    from ..models.load import load_model
 
     loaded = load_model()
     loaded.tokenizer.padding_side = "left"

@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import LogitsProcessorList
 
-from .. import hf_loop, hf_warpers
-from ..cli_model import load_for_command
+from ..cli.model import load_for_command
+from ..hf import loop as hf_loop
 from ..hf import patched
-from ..models import LoadedModel, quiet_transformers
+from ..hf import warpers as hf_warpers
+from ..models.load import LoadedModel, quiet_transformers
 from . import command
 from .cases import CASES
 from .report import counted

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from .. import reference
-from ..draws import resolve_draws
+from ..contract import reference
+from ..contract.draws import resolve_draws
 from ..params import resolve_rows
 from .ours import SEED
 from .peers.base import Params

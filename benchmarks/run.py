@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..models import ModelError
+from ..models.load import ModelError
 from .command import writing
 from .measure import measure
 from .ours import Ours, OursInGraph

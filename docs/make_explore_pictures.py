@@ -10,13 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from browser import Page, chromium
 from explorer import request_of, serving
 
-from fused_sampler.explore import Explorer
-from fused_sampler.models import load_model
+from fused_sampler.explorer.text import Explorer
+from fused_sampler.models.load import load_model
 
 REQUEST = request_of("Once upon a time, there was a little", 0.8, 50, 0.9, seed=7)
 PICTURES = (("explore.png", 1200, "light", 1), ("explore-phone.png", 360, "dark", 2))

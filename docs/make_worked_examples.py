@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fused_sampler import sample, softmax
-from fused_sampler.figures import INK, PLAIN, colours, save, style
+from fused_sampler.views.figures import INK, PLAIN, colours, save, style
 
 FOLDER = Path(__file__).parent
 WORDS = ["sits", "runs", "jumps", "disappears", "anything else"]

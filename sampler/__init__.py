@@ -1,6 +1,6 @@
 """Token sampling for language models: one call from logits to token, the same on every device."""
 
-from .functional import mask_logits, sample, softmax
+from .api import mask_logits, sample, softmax
 from .module import FusedSampler
 from .output import SampleOutput
 from .params import SamplingParams

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .mass import BLOCK, EXP2_COEFFICIENTS, LOWEST
+from .contract.mass import BLOCK, EXP2_COEFFICIENTS, LOWEST
 
 CHUNK = 2**18  # logits worked on at a time: three fp32 buffers of half this size fit one L2 cache
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from . import functional
-from .draws import check_num_samples, signed_word
+from . import api
+from .contract.draws import check_num_samples, signed_word
 from .output import SampleOutput
 from .params import PARAMETERS, Parameter, SamplingParams
 
@@ -32,7 +32,7 @@ def sample(
     return_info: bool,
     validate: bool,
 ) -> torch.Tensor | SampleOutput:
-    """`functional.sample` as one operator of a graph."""
+    """`api.sample` as one operator of a graph."""
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
     check_num_samples(num_samples)
@@ -44,12 +44,12 @@ def sample(
 
 
 def softmax(logits: torch.Tensor, temperature: Parameter, backend: str) -> torch.Tensor:
-    """`functional.softmax` as one operator of a graph."""
+    """`api.softmax` as one operator of a graph."""
     return _softmax(logits.detach(), *_lists((temperature,)), backend)
 
 
 def mask_logits(logits: torch.Tensor, *parameters: Parameter, backend: str) -> torch.Tensor:
-    """`functional.mask_logits` as one operator of a graph."""
+    """`api.mask_logits` as one operator of a graph."""
     return _mask_logits(logits.detach(), *_lists(parameters), backend)
 
 
@@ -97,7 +97,7 @@ def _sample(
     info,
     validate,
 ):
-    output = functional.sample(
+    output = api.sample(
         logits,
         **_parameters(tensors, numbers),  # type: ignore[arg-type]
         seed=seed_number if seed is None else seed,
@@ -137,14 +137,14 @@ def _(
     "fused_sampler::softmax", mutates_args=(), schema=f"({_ARGUMENTS}, str backend) -> Tensor"
 )
 def _softmax(logits, tensors, numbers, backend):
-    return functional.softmax(logits, **_parameters(tensors, numbers), backend=backend)
+    return api.softmax(logits, **_parameters(tensors, numbers), backend=backend)
 
 
 @torch.library.custom_op(
     "fused_sampler::mask_logits", mutates_args=(), schema=f"({_ARGUMENTS}, str backend) -> Tensor"
 )
 def _mask_logits(logits, tensors, numbers, backend):
-    return functional.mask_logits(logits, **_parameters(tensors, numbers), backend=backend)
+    return api.mask_logits(logits, **_parameters(tensors, numbers), backend=backend)
 
 
 @_softmax.register_fake

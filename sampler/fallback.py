@@ -17,8 +17,8 @@ import torch
 from . import near, single
 from .batch import Batch
 from .blocks import row_chunks, weights_and_scale
-from .draws import Draws
-from .mass import BEST_MASS, BLOCK, LOG2_E
+from .contract.draws import Draws
+from .contract.mass import BEST_MASS, BLOCK, LOG2_E
 from .narrow import KINDS, shortlists
 from .output import SampleOutput, log_probability
 from .params import GREEDY_BELOW, Rows

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from .batch import Batch
-from .mass import BLOCK, BLOCK_BITS
+from .contract.mass import BLOCK, BLOCK_BITS
 from .shortlist import Shortlist
 
 _PASS_BLOCKS = 2**14  # blocks looked through at one time: bounds the memory, as `_LIST_TOKENS`

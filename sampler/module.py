@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .draws import Seed, seed_tensor
-from .functional import sample
+from .api import sample
+from .contract.draws import Seed, seed_tensor
 from .output import SampleOutput
 from .params import PARAMETERS, Parameter, SamplingParams
 

@@ -20,8 +20,8 @@ import torch
 
 from .batch import Batch
 from .blocks import index_of, take
+from .contract.mass import LOWEST
 from .listing import lists_above
-from .mass import LOWEST
 from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
 from .shortlist import BINS, Shortlist, into_bins
 

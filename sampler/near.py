@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from .batch import Batch
-from .mass import LOWEST
+from .contract.mass import LOWEST
 
 # Shares of the true mass, rounded up. In units of 2**-24: the polynomial of a weight and that of
 # its block's scale err by less than 2 each; rounding down, by 1 inside a block and 1 at its scale.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .mass import BEST_MASS
+from .contract.mass import BEST_MASS
 
 
 class SampleOutput(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .mass import LOG2_E
+from .contract.mass import LOG2_E
 
 GREEDY_BELOW = 9.999999747378752e-06  # 1e-5 in fp32, so that every precision agrees
 Parameter = float | int | torch.Tensor | None

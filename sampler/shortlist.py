@@ -9,8 +9,8 @@ import torch
 
 from .batch import Batch
 from .blocks import Scale, weights_and_scale
-from .draws import Draws
-from .mass import BEST_MASS, BLOCK_BITS, LOWEST
+from .contract.draws import Draws
+from .contract.mass import BEST_MASS, BLOCK_BITS, LOWEST
 from .near import ROW_ERROR, TOKEN_ERROR, token_masses
 
 _SORTED = 1024  # tokens a row that are sorted without further thought

@@ -14,11 +14,11 @@ from itertools import accumulate
 import torch
 
 from .batch import Batch
-from .draws import Draws
-from .mass import BEST_MASS, BLOCK
+from .contract.draws import Draws
+from .contract.mass import BEST_MASS, BLOCK
+from .contract.philox import random_bits
 from .near import ROW_ERROR, TOKEN_ERROR, block_masses, token_masses
 from .params import GREEDY_BELOW, Rows
-from .philox import random_bits
 
 _FEW = 128  # best tokens that are worth weighing one by one
 # `2**z` for z in fp64: the contract's z, in fp32, is off by 2 |z| units of 2**-24, which makes 1.4

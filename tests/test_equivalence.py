@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from common import KINDS, assert_same, logits_of, real_logits, run
+from common import KINDS, PARAMS, assert_same, logits_of, real_logits, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fused_sampler import fallback, listing, narrow, reference, shortlist
-from fused_sampler.mass import LOWEST
+from fused_sampler import fallback, listing, narrow, shortlist
+from fused_sampler.contract import reference
+from fused_sampler.contract.mass import LOWEST
 from fused_sampler.params import resolve_rows
 
 SHAPES = [
@@ -23,21 +24,6 @@ SHAPES = [
     (2, 32_000),
     (1, 128_256),
 ]
-PARAMS = {
-    "greedy": {"temperature": 0.0},
-    "temperature": {"temperature": 0.8},
-    "hot": {"temperature": 5.0},
-    "top-k 1": {"top_k": 1},
-    "top-k 50": {"top_k": 50, "temperature": 0.8},
-    "top-k 1000": {"top_k": 1000},
-    "top-p 1e-9": {"top_p": 1e-9},
-    "top-p 0.9": {"top_p": 0.9},
-    "top-p 0.9999": {"top_p": 0.9999, "temperature": 1.4},
-    "min-p": {"min_p": 0.05},
-    "min-p 1": {"min_p": 1.0},
-    "all": {"temperature": 0.7, "top_k": 40, "top_p": 0.95, "min_p": 0.02},
-    "top-p and min-p": {"top_p": 0.95, "min_p": 0.01},
-}
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)

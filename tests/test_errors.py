@@ -14,7 +14,7 @@ import torch
 from fused_sampler import (
     FusedSampler,
     SamplingParams,
-    functional,
+    api,
     kernels,
     mask_logits,
     sample,
@@ -106,8 +106,8 @@ def test_what_a_cuda_graph_cannot_hold_is_refused():
         ((seed, step, None, True), "pass validate=False"),
     ]:
         with pytest.raises(ValueError, match=words):
-            functional._check_capture(*arguments)
-    functional._check_capture(seed, step, None, False)
+            api._check_capture(*arguments)
+    api._check_capture(seed, step, None, False)
 
 
 @pytest.mark.parametrize("arguments, error, words", ARGUMENTS, ids=lambda v: str(v)[:40])

@@ -8,8 +8,9 @@ import pytest
 import torch
 from common import KINDS, assert_same, logits_of, real_logits, run
 
-from fused_sampler import batch, blocks, fallback, narrow, near, reference, shortlist
-from fused_sampler.mass import BEST_MASS, BEST_WEIGHT, LOG2_E, exp2_parts
+from fused_sampler import batch, blocks, fallback, narrow, near, shortlist
+from fused_sampler.contract import reference
+from fused_sampler.contract.mass import BEST_MASS, BEST_WEIGHT, LOG2_E, exp2_parts
 from fused_sampler.params import resolve_rows
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from common import KINDS, logits_of, real_logits, run
 
-from fused_sampler import draws as draws_module
-from fused_sampler import fallback, reference, single
+from fused_sampler import fallback, single
 from fused_sampler.batch import Batch
-from fused_sampler.draws import resolve_draws
+from fused_sampler.contract import draws as draws_module
+from fused_sampler.contract import reference
+from fused_sampler.contract.draws import resolve_draws
 from fused_sampler.params import resolve_rows
 
 PARAMS = {

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_sampler import FusedSampler, functional, mask_logits, sample, softmax
-from fused_sampler.kernels import launch
+from fused_sampler import FusedSampler, api, mask_logits, sample, softmax
+from fused_sampler.kernels.gpu import launch
 
 LOGITS = logits_of("random", 3, 300).to(DEVICE)
 OPERATORS = torch.ops.fused_sampler
@@ -159,7 +159,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(functional, "choose_backend", lambda backend, device: launch)
+    monkeypatch.setattr(api, "choose_backend", lambda backend, device: launch)
     with FakeTensorMode():
         logits = torch.empty(4, 1000, device="cuda")
     return kernels, logits

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fused_sampler.models import load_model
+from fused_sampler.models.load import load_model
 
 OUTPUT = Path(__file__).with_name("real_logits.npy")
 

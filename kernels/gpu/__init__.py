@@ -1,0 +1,1 @@
+"""Triton kernels: the steps of `fused_sampler.kernels` for GPUs."""

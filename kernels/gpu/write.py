@@ -1,0 +1,72 @@
+"""Step 3 of `softmax` and `mask_logits`: write the row that the earlier steps have settled.
+
+    softmax:      out[b, i] = 2**((x[b, i] - m) * c) / (M / 2**40), M the row's integer mass
+    mask_logits:  out[b, i] = x[b, i] / T where x[b, i] >= the row's threshold, else -inf
+
+A greedy row is one-hot, or keeps its one token's undivided logit; an invalid row is NaN throughout.
+
+Launch: grid (B, splits), like `summarize.py`. Traffic: 1 write in fp32; `softmax` 1 read,
+`mask_logits` only the blocks that hold something kept. Programs share nothing.
+PyTorch twins: `softmax` and `mask_logits` in `fused_sampler.contract.reference`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .arithmetic import BEST_MASS, BLOCK, GREEDY_BELOW, of_row, widen
+
+
+@triton.jit(do_not_specialize=["tiles"])
+def _write_kernel(
+    logits_ptr,  # [B, V] fp32 | bf16 | fp16
+    temperature_ptr,  # [B] fp32, or one number
+    c_ptr,  # [B] fp32, or one number
+    maxima_ptr,  # [B, N] like logits
+    row_max_ptr,  # [B] fp32; NaN for an invalid row
+    thresholds_ptr,  # [B] fp32: the lowest logit that is kept
+    masses_ptr,  # [B] int64
+    tokens_ptr,  # [B] int64: of a greedy row its one token
+    output_ptr,  # [B, V] fp32
+    logits_stride_b,
+    vocab_size,
+    num_blocks,
+    tiles,  # a program
+    BY_VALUE: tl.constexpr,  # a bit for each of the two
+    ROWS: tl.constexpr,
+    PROBABILITIES: tl.constexpr,
+):
+    pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
+    pid_s = tl.program_id(1)
+    temperature = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32)
+    c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
+    row_max = tl.load(row_max_ptr + pid_b)
+    threshold = tl.load(thresholds_ptr + pid_b)
+    mass = tl.load(masses_ptr + pid_b)
+    token = tl.load(tokens_ptr + pid_b)
+    invalid = row_max != row_max
+    greedy = temperature < GREEDY_BELOW
+    divisor = tl.where(greedy, 1.0, temperature)
+    for tile in tl.range(pid_s * tiles, (pid_s + 1) * tiles, disable_licm=True):
+        offs_n = tile * ROWS + tl.arange(0, ROWS)
+        offs_v = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+        mask_v = offs_v < vocab_size
+        if PROBABILITIES:
+            x = widen(tl.load(logits_ptr + pid_b * logits_stride_b + offs_v, mask=mask_v))
+            out = tl.exp2((x - row_max) * c) * (BEST_MASS / mass.to(tl.float32))
+            out = tl.where(greedy, (offs_v == token).to(tl.float32), out)
+        else:
+            block_max = tl.load(
+                maxima_ptr + pid_b * num_blocks + offs_n,
+                mask=offs_n < num_blocks,
+                other=-float("inf"),
+            )
+            reach = (widen(block_max) >= threshold)[:, None] & mask_v
+            x = tl.load(
+                logits_ptr + pid_b * logits_stride_b + offs_v, mask=reach, other=-float("inf")
+            )
+            kept = (widen(x) >= threshold) & ((greedy == 0) | (offs_v == token))
+            out = tl.where(kept, tl.math.div_rn(x.to(tl.float32), divisor), -float("inf"))
+        out = tl.where(invalid, float("nan"), out)
+        tl.store(output_ptr + pid_b * vocab_size + offs_v, out, mask=mask_v)

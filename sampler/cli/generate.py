@@ -1,0 +1,143 @@
+"""`fused-sampler generate`: the text as it comes, then speed and the share of sampling."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import typer
+
+from ..hf import fused_generate
+from ..hf import loop as hf_loop
+from ..models.load import LoadedModel, quiet_transformers
+from ..views.request import Request
+from .model import encode_prompt, load_for_command
+
+
+def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> None:
+    """Print `num_samples` continuations, one after the other; the i-th has the seed `seed + i`."""
+    first_seed = request.seed
+    if first_seed is None:
+        first_seed = secrets.randbelow(2**32)  # short enough to type again
+    seeds = range(first_seed, first_seed + num_samples)
+    if seeds[-1] >= 2**63:
+        raise typer.BadParameter(
+            f"{first_seed} leaves too few seeds for --num-samples {num_samples}; "
+            "use a smaller seed",
+            param_hint="'--seed'",
+        )
+    loaded = load_for_command(request.model)
+    remedy = "shorten the prompt or lower --max-new-tokens"
+    inputs = encode_prompt(loaded, request.prompt, max_new_tokens, remedy)
+
+    tokens = 0
+    start = time.perf_counter()
+    with timed_sampling(loaded.model.device) as sampling:
+        for number, seed in enumerate(seeds, start=1):
+            if num_samples > 1:
+                header = f"=== sample {number} of {num_samples}, seed {seed} ==="
+                typer.echo(typer.style(header, dim=True))
+            typer.echo(typer.style(request.prompt, bold=True), nl=False)
+            tokens += _continue(loaded, inputs, request, seed, max_new_tokens)
+            typer.echo()
+    seconds = time.perf_counter() - start
+    line = (
+        f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s, "
+        f"{sampling.seconds / seconds:.1%} of the time spent sampling, "
+        + ("greedy" if request.greedy else f"seed {first_seed}")
+    )
+    typer.echo(typer.style(line, dim=True), err=True)
+
+
+def _continue(
+    loaded: LoadedModel,
+    inputs: dict[str, torch.Tensor],
+    request: Request,
+    seed: int,
+    max_new_tokens: int,
+) -> int:
+    """Generate and show one continuation; the number of its tokens."""
+    tokenizer = loaded.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if request.greedy:
+        sampling: dict[str, Any] = {"do_sample": False}
+    else:
+        # Every value is given, so that none comes from the model's own generation config.
+        sampling = {"do_sample": True, "seed": seed, **request.sampling}
+    with quiet_transformers():
+        output = loaded.model.generate(
+            **inputs,
+            **sampling,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            streamer=LiveText(tokenizer),
+            custom_generate=fused_generate,
+        )
+    return output.shape[1] - inputs["input_ids"].shape[1]
+
+
+class LiveText:
+    """A streamer for `generate` that writes each token's text on stdout as soon as it is whole.
+
+    It decodes prompt and continuation together: decoded alone, a token may lose its leading space.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.shown = 0  # characters of the decoded text that are already on the screen
+
+    def put(self, ids: torch.Tensor) -> None:
+        is_prompt = not self.ids
+        self.ids += ids.flatten().tolist()
+        text = self._text()
+        if is_prompt:
+            self.shown = len(text)
+        elif not text.endswith("\ufffd"):  # half a character: wait for the rest
+            self._show(text)
+
+    def end(self) -> None:
+        self._show(self._text())
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(
+            self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def _show(self, text: str) -> None:
+        sys.stdout.write(text[self.shown :])
+        sys.stdout.flush()
+        self.shown = len(text)
+
+
+class _Timer:
+    seconds = 0.0
+
+
+@contextmanager
+def timed_sampling(device: torch.device) -> Iterator[_Timer]:
+    """Adds up the time that `fused_generate` spends in `sample` while the block runs."""
+    timer, sample = _Timer(), hf_loop.sample
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # or the model's time would count as the sampler's
+        return time.perf_counter()
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = now()
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            timer.seconds += now() - start
+
+    hf_loop.sample = timed  # type: ignore[assignment]
+    try:
+        yield timer
+    finally:
+        hf_loop.sample = sample

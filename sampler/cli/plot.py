@@ -1,0 +1,78 @@
+"""`fused-sampler plot`: the next token at some temperatures, or a parameter's range, in a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from ..params import SamplingParams
+from ..views.figures import draw_panels, draw_sweep, save
+from ..views.request import Request
+from ..views.sweep import sweep
+from .files import check_file, writing
+from .inspect import inspect_logits, next_logits
+from .model import encode_prompt, load_for_command
+
+SUFFIXES = (".png", ".svg", ".pdf")
+MOST_TEMPERATURES = 6  # more bars a token, or more curves, cannot be told apart
+
+
+def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path | None) -> None:
+    """Draw requests that differ in temperature alone: panels, or the sweep of `swept`."""
+    _check_temperatures(requests, swept)
+    path = out or _default_path(requests[0].prompt, swept)
+    _check_path(path)
+    loaded = load_for_command(requests[0].model)
+    inputs = encode_prompt(loaded, requests[0].prompt, new_tokens=1)
+    logits = next_logits(loaded, inputs)
+    length = inputs["input_ids"].shape[1]
+    inspections = [inspect_logits(loaded, request, logits, length, top) for request in requests]
+    if swept is None:
+        figure = draw_panels(inspections)
+    else:
+        console = Console(stderr=True)
+        steps = track(
+            requests, "Sweeping", console=console, transient=True, disable=not console.is_terminal
+        )
+        curves = [sweep(logits, request, swept) for request in steps]
+        figure = draw_sweep(inspections[0], curves, swept)
+    with writing(path, "--out"):
+        save(figure, path)
+    typer.echo(f"wrote {path}")
+
+
+def _check_temperatures(requests: Sequence[Request], swept: str | None) -> None:
+    if len(requests) > MOST_TEMPERATURES:
+        raise typer.BadParameter(
+            f"there are {len(requests)} values; give at most {MOST_TEMPERATURES}",
+            param_hint="'--temperature'",
+        )
+    if swept is not None:
+        off = getattr(SamplingParams(), swept)
+        if (len(requests) > 1 and swept == "temperature") or requests[0].sampling[swept] != off:
+            option = "--" + swept.replace("_", "-")
+            raise typer.BadParameter(
+                f"--sweep {option[2:]} runs it over its range; leave {option} out",
+                param_hint=f"'{option}'",
+            )
+
+
+def _check_path(path: Path) -> None:
+    """Refuse before the model is loaded what could never be written."""
+    kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+    if path != Path() and path.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(
+            f"{str(path)!r} does not end in {kinds}; give a name that does", param_hint="'--out'"
+        )
+    check_file(path, "--out", f"that ends in {kinds}")
+
+
+def _default_path(prompt: str, swept: str | None) -> Path:
+    """A file in the current folder, named after the prompt."""
+    words = re.findall(r"\w+", f"{prompt[:40]} {swept or ''}".lower().replace("_", "-"))
+    return Path("-".join(words) or "plot").with_suffix(".png")

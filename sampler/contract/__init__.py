@@ -1,0 +1,1 @@
+"""The law that every backend keeps, in plain PyTorch: masses, random bits, the textbook."""

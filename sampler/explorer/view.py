@@ -1,0 +1,151 @@
+"""What the explorer shows of one text: the next-token table, the cumulative bar, draws and counts.
+
+Every number is the library's own; a page that shows a `View` has nothing to compute.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+
+from ..api import mask_logits, sample
+from ..cli.inspect import Candidate, Inspection, inspect_logits, spelling
+from ..contract.mass import BEST_MASS
+from ..contract.philox import multiply_high, random_bits
+from ..contract.reference import BlockTable, cumulative_mass
+from ..models.load import LoadedModel
+from ..params import SamplingParams, resolve_rows
+from ..views.request import Request
+
+TOP = 30  # tokens in the table
+SAMPLES = 1000  # draws that are counted
+_OFF = asdict(SamplingParams())
+
+
+@dataclass
+class Row(Candidate):
+    """A token of the table. Its part of the cumulative bar, from `start` to `end`, is its chance.
+
+    The bar holds the kept tokens in vocabulary order, so a dropped one's part is empty.
+    """
+
+    label: str  # as `inspect` spells it
+    dropped_by: str | None
+    start: float
+    end: float
+    observed: int | None  # how many of the counted draws; None: none were asked for
+
+
+@dataclass
+class Others:
+    """The kept tokens that the table leaves out, together."""
+
+    tokens: int
+    chance: float
+    observed: int | None
+
+
+@dataclass
+class Draw:
+    """How the seed picks its token: `r = floor(U * mass / 2**64)` falls into the token's mass.
+
+    The integers are decimal text: they may need more bits than JavaScript's numbers have.
+    """
+
+    u: float  # U / 2**64, the place on the bar
+    r: str
+    mass: str  # of all kept tokens
+    first: str  # the lowest r that draws the token
+    last: str  # and the highest
+
+
+@dataclass
+class View:
+    """The next token after a prompt and the tokens appended to it."""
+
+    pieces: list[str]  # what each appended token adds to the text; "": half a character so far
+    call: str  # draws the token, in Python
+    table: Inspection  # without its tokens, which are `rows`
+    rows: list[Row]
+    others: Others
+    draw: Draw | None  # None: greedy, nothing is left to chance
+
+
+def view_of(
+    loaded: LoadedModel,
+    request: Request,
+    prompt_tokens: int,
+    pieces: list[str],
+    logits: torch.Tensor,
+    samples: int,
+) -> View:
+    """The view of logits fp32 [V] that follow a prompt and `pieces`; `request` has a seed."""
+    step = len(pieces)
+    table = inspect_logits(loaded, request, logits, prompt_tokens, TOP, step)
+    candidates, table.tokens = table.tokens, []
+    seeded: dict[str, Any] = {**request.sampling, "seed": request.seed, "step": step}
+    counts: list[int] | None = None
+    if samples:
+        drawn = cast(torch.Tensor, sample(logits, **seeded, num_samples=samples))
+        counts = drawn.bincount(minlength=len(logits)).tolist()
+
+    stages = _stages(logits, request)
+    ends = _cumulative_mass(logits, request, [*stages.values()][-1]).tolist()
+    starts = [0, *ends[:-1]]
+    mass = ends[-1]
+    rows = [
+        Row(
+            **vars(row),
+            label=spelling(row),
+            dropped_by=next((name for name, kept in stages.items() if not kept[row.id]), None),
+            start=starts[row.id] / mass,
+            end=ends[row.id] / mass,
+            observed=None if counts is None else counts[row.id],
+        )
+        for row in candidates
+    ]
+    kept = [row.id for row in rows if row.kept]
+    others = Others(
+        tokens=table.kept - len(kept),
+        chance=(mass - sum(ends[i] - starts[i] for i in kept)) / mass,
+        observed=None if counts is None else samples - sum(counts[i] for i in kept),
+    )
+    draw = None
+    if not request.greedy:
+        high, low = random_bits(request.seed, step, 0, 0)
+        drawn_id = cast(int, table.drawn_id)
+        draw = Draw(
+            u=(high << 32 | low) / 2**64,
+            r=str(multiply_high(high, low, mass)),
+            mass=str(mass),
+            first=str(starts[drawn_id]),
+            last=str(ends[drawn_id] - 1),
+        )
+    arguments = [f"{name}={value}" for name, value in seeded.items() if value != _OFF.get(name)]
+    call = f"sample({', '.join(['logits', *arguments])})"
+    return View(pieces, call, table, rows, others, draw)
+
+
+def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
+    """What is left after each stage that may drop tokens, bool [V], by its name."""
+    stages = {"the model": logits > -math.inf}
+    if request.greedy:
+        return stages | {"greedy": mask_logits(logits, 0) > -math.inf}
+    filters: dict[str, Any] = {"temperature": request.temperature}
+    for name in ("top_k", "top_p", "min_p"):
+        filters[name] = getattr(request, name)
+        if filters[name] != _OFF[name]:
+            stages[name.replace("_", "-")] = mask_logits(logits, **filters) > -math.inf
+    return stages
+
+
+def _cumulative_mass(logits: torch.Tensor, request: Request, kept: torch.Tensor) -> torch.Tensor:
+    """The mass of the kept ids up to every id, int64 [V]; greedy: all is the one token's."""
+    if request.greedy:
+        return kept.cumsum(0) * BEST_MASS
+    x = logits[None]
+    table = BlockTable(x, resolve_rows(x, request.temperature).c)
+    return cumulative_mass(table, kept[None])[0, : len(kept)]

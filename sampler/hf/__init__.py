@@ -1,0 +1,27 @@
+"""Hugging Face `generate` on the fused sampler. Needs transformers 4.57 or newer.
+
+For one call:
+
+>>> model.generate(**inputs, do_sample=True, top_p=0.9, custom_generate=fused_generate)
+
+For a model, pipelines included, until `unpatch(model)`:
+
+>>> patch(model)
+>>> model.generate(**inputs, do_sample=True, top_p=0.9, seed=7)
+
+or for a block: `with patched(model): ...`. Temperature, top-k, top-p and min-p are the sampler's;
+all other processors and filters run as they are, in Hugging Face's order.
+
+`stop_strings` needs a patched model: `generate` loses the tokenizer it wants when it is given a
+callable `custom_generate`, and says so.
+"""
+
+try:
+    from .loop import fused_generate
+    from .patch import patch, patched, unpatch
+except ImportError as error:
+    raise ImportError(
+        "fused_sampler.hf needs transformers 4.57 or newer: pip install 'fused-sampler[hf]'"
+    ) from error
+
+__all__ = ["fused_generate", "patch", "patched", "unpatch"]

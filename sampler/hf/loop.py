@@ -1,0 +1,166 @@
+"""The decoding loop behind `model.generate`, with the draw done by `sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateNonBeamOutput
+
+from ..api import sample
+from ..contract.draws import seed_tensor
+from ..params import SamplingParams
+from . import protocol, warpers
+
+# 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
+_SEED_GAP = 0x9E3779B97F4A7C15 - 2**64
+
+
+def fused_generate(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    synced_gpus: bool = False,
+    streamer: BaseStreamer | None = None,
+    seed: int | torch.Tensor | None = None,
+    **model_kwargs: Any,
+) -> GenerateNonBeamOutput | torch.Tensor:
+    """Decode with the fused sampler. Hand it to `generate`, which fills in all but the seed:
+
+    >>> model.generate(**inputs, do_sample=True, top_p=0.9, seed=7, custom_generate=fused_generate)
+
+    Args:
+        seed: None takes one from PyTorch's default CPU generator, so `torch.manual_seed` decides.
+            An integer gives each row a stream by its place in the batch. An int64 tensor gives
+            each prompt its own seed, so that it continues the same way in any batch. With
+            `num_return_sequences=n` it holds one seed a returned row, or one a prompt: the first
+            sequence of a prompt is then the one that n = 1 returns, and the others use seeds
+            derived from it. Greedy decoding draws nothing and needs no seed.
+
+    The token at position i of the new text is drawn with `step=i`. `scores` are the processed
+    logits through `mask_logits`, `logits` the untouched ones, both fp32 `[rows, V]`.
+
+    Returns what `generate` does: int64 `[rows, length]`, or the output object that
+    `return_dict_in_generate` asks for.
+
+    Raises ValueError for a decoding mode other than sampling and greedy, for a seed that fits
+    neither prompts nor rows, and when an unfinished row cannot be drawn from (greedy: holds a NaN).
+    """
+    lost = protocol.lost_arguments(model)
+    streamer = lost.get("streamer") if streamer is None else streamer
+    synced_gpus = synced_gpus or lost.get("synced_gpus", False)
+    _check_mode(generation_config, lost.get("assistant_model"))
+
+    do_sample = generation_config.do_sample
+    if do_sample:
+        stages, params = warpers.split(logits_processor)
+    else:
+        stages, params = [logits_processor], SamplingParams()
+    device, rows = input_ids.device, input_ids.shape[0]
+    seeds = _row_seeds(seed, rows, generation_config.num_return_sequences or 1, do_sample)
+    seeds, step = seeds.to(device), torch.zeros((), dtype=torch.int64, device=device)
+
+    is_encoder_decoder = model.config.is_encoder_decoder
+    record = protocol.Record(generation_config, is_encoder_decoder)
+    pad: Any = generation_config._pad_token_tensor
+    pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
+    unfinished = torch.ones(rows, dtype=torch.bool, device=device)
+    all_finished = False
+
+    outputs, model_kwargs = protocol.prefill(model, input_ids, generation_config, model_kwargs)
+    forward = protocol.decode_forward(model, generation_config, model_kwargs)
+    with protocol.decode_mode(model):
+        while model._has_unfinished_sequences(all_finished, synced_gpus, device=device):
+            if outputs is None:
+                inputs = protocol.decode_inputs(model, input_ids, model_kwargs)
+                outputs = forward(**inputs, return_dict=True)
+            model_kwargs = model._update_model_kwargs_for_generation(
+                outputs, model_kwargs, is_encoder_decoder=is_encoder_decoder
+            )
+            if all_finished:  # under synced_gpus the other peers still need our forward pass
+                outputs = None
+                continue
+
+            logits = outputs.logits[:, -1].to(device)
+            if stages or "scores" in record or "logits" in record or logits.dtype == torch.float64:
+                # A copy: processors may write into it, and a view kept would keep all of `outputs`.
+                logits = logits.to(torch.float32, copy=True)
+            scores = warpers.run(stages, input_ids, logits)
+            tokens: Any
+            if do_sample:
+                tokens = sample(scores, **vars(params), seed=seeds, step=step, validate=False)
+            else:
+                tokens = _argmax(scores)
+            if "scores" in record and params != SamplingParams():
+                scores = warpers.run([params], input_ids, scores)
+            record.add(outputs, logits, scores)
+            outputs = None  # the prompt's logits can be large
+
+            invalid = unfinished & (tokens < 0)
+            tokens = tokens.clamp(min=0)  # an id that stopping criteria can look up
+            if pads_finished:
+                tokens = torch.where(unfinished, tokens, pad.to(device))
+            input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+            unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
+
+            # One look at the device a step, as in transformers' own loop.
+            any_unfinished, any_invalid = torch.stack([unfinished.any(), invalid.any()]).tolist()
+            if any_invalid:
+                _raise_invalid(invalid, step)
+            if streamer is not None:
+                streamer.put(tokens.cpu())
+            all_finished = not any_unfinished
+            step = step + 1
+
+    if streamer is not None:
+        streamer.end()
+    return record.result(input_ids, model_kwargs)
+
+
+def _check_mode(generation_config: GenerationConfig, assistant_model: Any) -> None:
+    mode = generation_config.get_generation_mode(assistant_model)
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise ValueError(
+            f"fused_generate samples or decodes greedily, but these arguments ask for "
+            f"{mode.value.replace('_', ' ')}; call plain model.generate(...) without "
+            "custom_generate for that."
+        )
+
+
+def _row_seeds(
+    seed: int | torch.Tensor | None, rows: int, sequences: int, do_sample: bool
+) -> torch.Tensor:
+    """The seed as int64: 0-dimensional for the batch, or one a row."""
+    if seed is None:
+        # Greedy decoding leaves the generator alone, as it does in transformers.
+        return torch.randint(2**63 - 1, ()) if do_sample else torch.zeros((), dtype=torch.int64)
+    seeds = seed_tensor(seed)
+    if seeds.shape in ((), (rows,)):
+        return seeds
+    if seeds.shape == (rows // sequences,):
+        gaps = torch.arange(sequences, device=seeds.device) * _SEED_GAP
+        return (seeds[:, None] + gaps).flatten()
+    raise ValueError(
+        f"seed has shape {list(seeds.shape)} for {rows // sequences} prompts and {rows} returned "
+        "rows; pass one integer, one seed a prompt or one a returned row."
+    )
+
+
+def _argmax(scores: torch.Tensor) -> torch.Tensor:
+    """The lowest index of each row's maximum, -1 for a row with a NaN (which argmax then picks)."""
+    tokens = scores.argmax(dim=1)
+    best = scores.gather(1, tokens[:, None])[:, 0]
+    return tokens.masked_fill(best.isnan(), -1)
+
+
+def _raise_invalid(invalid: torch.Tensor, step: torch.Tensor) -> None:
+    raise ValueError(
+        f"row {int(invalid.nonzero()[0])} cannot be sampled at new token {int(step)}: its scores "
+        "hold a NaN or +inf, or forbid every token; mend the model or the logits processors, or "
+        "pass remove_invalid_values=True to replace NaN and inf."
+    )

@@ -1,0 +1,1 @@
+"""Language models for the command line, the explorer and the benchmarks."""

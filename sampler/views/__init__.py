@@ -1,0 +1,1 @@
+"""What is shown of a request, without a command line or a server: tables, sweeps, figures."""

@@ -1,0 +1,51 @@
+"""How many tokens stay and how uncertain the draw is while one parameter runs over its range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..api import mask_logits, softmax
+from .request import Request
+
+POINTS = 51
+
+
+@dataclass
+class Curve:
+    """A point for each value of the parameter; `entropy` is that of the kept tokens, in bits."""
+
+    label: str  # what is the same at all points
+    values: list[float]
+    kept: list[int]
+    entropy: list[float]
+
+
+def sweep(logits: torch.Tensor, request: Request, name: str) -> Curve:
+    """The curve of `name`, one of `request.sampling`, for logits [V]; the others stay as asked."""
+    values = _grid(name, len(logits))
+    sampling: dict[str, Any] = {**request.sampling, name: values}
+    masked = mask_logits(logits.expand(len(values), -1), **sampling)
+    nats = torch.special.entr(softmax(masked)).sum(-1)
+    return Curve(
+        label="" if name == "temperature" else f"T = {request.temperature:g}",
+        values=values.tolist(),
+        kept=(masked > -torch.inf).sum(-1).tolist(),
+        entropy=(nats / math.log(2)).tolist(),
+    )
+
+
+def _grid(name: str, vocabulary: int) -> torch.Tensor:
+    """The values of a parameter, ascending: close together where it matters."""
+    if name == "temperature":
+        return torch.linspace(0.1, 5, POINTS - 1)
+    if name == "top_k":
+        ends = 0, math.log10(vocabulary)
+        return torch.logspace(*ends, POINTS, dtype=torch.float64).round().long().unique()
+    if name == "top_p":
+        tail = 1 - torch.logspace(-2, -4, 9, dtype=torch.float64)  # where thousands of tokens are
+        return torch.cat([torch.linspace(0, 0.98, POINTS - 1), tail.float(), torch.ones(1)])
+    return torch.logspace(-4, 0, POINTS)  # min_p

@@ -1,0 +1,204 @@
+"""The published vectors, and the arithmetic beneath them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from common import VECTORS, logits_of, vector_draws, vector_row
+
+from fused_sampler import fallback
+from fused_sampler.blocks import Scale, block_maxima, block_sums, weights_and_scale
+from fused_sampler.contract import reference
+from fused_sampler.contract.draws import _bits_ahead, resolve_draws
+from fused_sampler.contract.mass import BEST_MASS, LOG2_E, exp2_parts, token_weights
+from fused_sampler.contract.philox import multiply_high, philox, random_bits
+from fused_sampler.params import resolve_rows
+
+CASES = VECTORS["cases"]
+
+
+@pytest.mark.parametrize("known", VECTORS["philox"], ids=lambda known: str(known["seed"]))
+@pytest.mark.parametrize("kind", [int, torch.tensor])
+def test_philox_known_answers(known, kind):
+    key = known["seed"] & 0xFFFFFFFF, known["seed"] >> 32 & 0xFFFFFFFF
+    words = philox(tuple(map(kind, key)), tuple(map(kind, known["counter"])))
+    assert [f"{int(word):08x}" for word in words] == known["words"]
+
+
+@pytest.mark.parametrize("step", [0, 1, 15, 16, 2**32 + 5, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize(
+    "batch, rows", [(1, [0]), (6, range(6)), (20, range(20)), (20, [3, 9, 16])]
+)
+def test_uniform_numbers_of_any_step(step, batch, rows):
+    for seed in (5, 2**64 - 3, None, torch.full((batch,), 5)):
+        draws = resolve_draws(seed, step, 1, None, batch, torch.device("cpu"))
+        key = draws.seed.tolist()
+        for _ in range(2):  # the second time from what was kept
+            expected = [
+                random_bits(key[row], step, 0 if draws.stream is not None else row, 0)
+                for row in rows
+            ]
+            whole = [high * 2.0**-32 + low * 2.0**-64 for high, low in expected]
+            own = draws.select(rows)
+            assert own.uniform()[:, 0].tolist() == whole
+            mass = 2**40 + torch.arange(len(rows))
+            numbers = [
+                multiply_high(*bits, m) for bits, m in zip(expected, mass.tolist(), strict=True)
+            ]
+            assert own.below(mass)[:, 0].tolist() == numbers
+
+
+def test_uniform_numbers_of_a_step_a_row():
+    steps = torch.arange(20) * 3
+    together = resolve_draws(5, steps, 1, None, 20, steps.device).uniform()
+    for row, step in enumerate(steps.tolist()):
+        alone = resolve_draws(5, step, 1, None, 20, steps.device).uniform()
+        assert alone[row] == together[row]
+
+
+def test_bits_are_not_kept_for_large_batches():
+    kept = _bits_ahead.cache_info()
+    resolve_draws(5, 3, 1, None, 5000, torch.device("cpu")).uniform()
+    assert _bits_ahead.cache_info() == kept
+
+
+def test_multiply_high_is_the_high_half_of_the_product():
+    words = [0, 1, 2**31, 2**32 - 1, 0x12345678]
+    masses = [1, 2**40, 2**40 + 1, 2**62, 2**63 - 1, 3**39]
+    for high in words:
+        for low in words:
+            for mass in masses:
+                exact = ((high << 32) + low) * mass >> 64
+                assert multiply_high(high, low, mass) == exact
+                assert multiply_high(*map(torch.tensor, (high, low, mass))) == exact
+
+
+@pytest.mark.parametrize("name", VECTORS["rows"])
+def test_weights_and_scales(name):
+    expected = VECTORS["at_temperature_1"][name]
+    x = vector_row(name)
+    table = reference.BlockTable(x, torch.tensor([LOG2_E]))
+    assert table.weights.flatten()[: x.shape[1]].tolist() == expected["weights"]
+    assert table.mantissa.flatten().tolist() == expected["block_mantissa"]
+    assert table.exponent.flatten().tolist() == expected["block_exponent"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['row']} {case['params']}")
+def test_vectors(backend, case):
+    x = vector_row(case["row"])
+    rows = resolve_rows(x, **case["params"])
+    for *key, token in case["tokens"]:
+        assert backend.sample(x, rows, vector_draws(*key), False).tokens[0, -1] == token
+    if "kept" in case:  # greedy cases list tokens only
+        expected = torch.full_like(x, -torch.inf)
+        expected[:, case["kept"]] = x[:, case["kept"]] / rows.temperature  # may overflow to -inf
+        assert torch.equal(backend.mask_logits(x, rows), expected)
+        assert backend.sample(x, rows, vector_draws(0, 0, 0, 0), True).kept == len(case["kept"])
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "mass" in c], ids=lambda c: str(c["params"]))
+def test_kept_mass(case):
+    x = vector_row(case["row"])
+    rows = resolve_rows(x, **case["params"])
+    table = reference.BlockTable(x, rows.c)
+    keep = torch.zeros_like(table.x.flatten(1)).index_fill(1, torch.tensor(case["kept"]), 1)
+    sums = (table.weights * keep.view_as(table.x).long()).sum(-1)
+    assert table.scale(sums).sum() == case["mass"]
+
+
+def test_fast_weights_and_scales_equal_the_contract():
+    z = torch.cat([torch.linspace(-70, 0, 200_001), -torch.logspace(-8, 38, 5000), torch.zeros(1)])
+    z = torch.cat([z, -(torch.arange(40).float() + 0.5), torch.tensor([-torch.inf])])[None]
+    one, zero = torch.ones(1), torch.zeros(1)
+    weights, _ = weights_and_scale(z, torch.zeros_like(z), zero, one)
+    assert torch.equal(weights, token_weights(z, torch.zeros_like(z), one))
+
+    finite = z[:, :-1]
+    _, scale = weights_and_scale(finite, finite, zero, one)
+    mantissa, exponent = exp2_parts(finite)
+    largest = torch.tensor([2**36])
+    expected = (largest * mantissa) >> (14 - exponent).clamp(max=63)
+    assert torch.equal(scale(largest), expected)
+    assert torch.equal(Scale.of(finite, zero, one)(largest), expected)
+
+
+@pytest.mark.parametrize("vocab", [1, 63, 64, 65, 5000, 300_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_block_sums_equal_the_contract(vocab, dtype):
+    x = logits_of("forbidden", 3, vocab).to(dtype)
+    c = torch.tensor([LOG2_E, 0.3, 7.0])
+    table = reference.BlockTable(x, c)
+    maxima = block_maxima(x)
+    assert torch.equal(maxima, table.block_max)
+    assert torch.equal(block_sums(x, range(3), maxima, c), table.weights.sum(-1))
+
+
+def test_polynomial_accuracy():
+    z = torch.linspace(-30, 0, 1_000_001)
+    mantissa, exponent = exp2_parts(z)
+    ours = mantissa.double() * 2.0 ** (exponent.double() - 24)
+    assert ((ours / z.double().exp2() - 1).abs().max()) <= 1.1e-7
+
+
+@pytest.mark.parametrize("kind", ["random", "flat", "descending", "forbidden"])
+def test_distribution_is_within_3e_7_of_the_exact_softmax(kind):
+    x = logits_of(kind, 4, 50_257)
+    table = reference.BlockTable(x, torch.full((4,), LOG2_E))
+    upto = table.scale(table.weights.cumsum(-1))
+    mass = upto.diff(dim=-1, prepend=torch.zeros_like(upto[..., :1])).flatten(1)[:, : x.shape[1]]
+    ours = mass.double() / mass.sum(-1, keepdim=True)
+    distance = (ours - x.double().softmax(-1)).abs().sum(-1) / 2
+    assert distance.max() <= 3e-7
+
+
+def test_the_best_token_alone_has_mass_2_to_the_40():
+    x = logits_of("random", 5, 1000)
+    table = reference.BlockTable(x, torch.full((5,), LOG2_E))
+    best = table.weights * (table.x == table.row_max[:, None, None])
+    assert table.scale(best.sum(-1)).sum(-1).tolist() == [BEST_MASS] * 5
+
+
+def test_four_tokens_by_hand(backend):
+    # Weights 8 : 4 : 2 : 1 out of 15, in one block.
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]]) * math.log(2)
+    kept = {
+        ("top_k", 2): [2, 3],
+        ("top_p", 0.5): [3],  # 8/15 = 0.533 reaches 0.5 alone
+        ("top_p", 0.54): [2, 3],
+        ("top_p", 0.81): [1, 2, 3],  # 12/15 = 0.8 does not reach 0.81
+        ("min_p", 0.2): [1, 2, 3],
+        ("min_p", 0.3): [2, 3],
+        ("top_p", 0.0): [3],
+    }
+    for (name, value), tokens in kept.items():
+        masked = backend.mask_logits(x, resolve_rows(x, **{name: value}))
+        assert (masked[0] > -torch.inf).nonzero()[:, 0].tolist() == tokens, (name, value)
+
+
+def test_filters_apply_in_order(backend):
+    # Among the top 2 (weights 8 and 4), 0.6 of the mass is 7.2: one token. Of all 15 it is 9: two.
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]]) * math.log(2)
+    masked = backend.mask_logits(x, resolve_rows(x, top_k=2, top_p=0.6))
+    assert (masked[0] > -torch.inf).tolist() == [False, False, False, True]
+
+
+def test_ties_at_the_boundary_are_all_kept(backend):
+    x = torch.tensor([[1.0, 3.0, 1.0, 2.0, 1.0, 0.0]])
+    for params in ({"top_k": 3}, {"top_p": 0.91}):
+        masked = backend.mask_logits(x, resolve_rows(x, **params))
+        assert (masked[0] > -torch.inf).tolist() == [True, True, True, True, True, False]
+
+
+def test_draw_walks_the_cumulative_sum():
+    # The word whose stretch of the cumulative sum holds the drawn number, for a thousand numbers.
+    x = torch.tensor([[0.01, 0.05, 0.20, 0.02, 0.72]]).log()
+    rows = resolve_rows(x)
+    draws = vector_draws(1, 0, 0, 999)
+    mass = torch.tensor([BEST_MASS])
+    numbers = draws.below(mass)[0].double() / BEST_MASS
+    expected = np.searchsorted(np.cumsum([0.01, 0.05, 0.20, 0.02, 0.72]), numbers.numpy(), "right")
+    for module in (reference, fallback):
+        assert module.sample(x, rows, draws, False).tokens[0].tolist() == expected.tolist()

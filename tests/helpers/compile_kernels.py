@@ -1,0 +1,240 @@
+"""Compile the kernels as the launchers call them and print, in JSON, what the machine code holds.
+
+    python compile_kernels.py TARGET (few | all | fused)
+
+TARGET: sm_90, gfx942, ...; no GPU is needed. fused: fused multiply-add on, which it must not be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction, mangle_type
+
+from fused_sampler.contract.draws import resolve_draws
+from fused_sampler.kernels.gpu import launch
+from fused_sampler.params import resolve_rows
+
+
+class Case(NamedTuple):
+    """A call of a launcher."""
+
+    call: str = "sample"
+    dtype: torch.dtype = torch.float32
+    vocab: int = 128_256  # 2,004 blocks: one a group
+    info: bool = False
+    per_row: bool = False  # parameters and seeds are [B] tensors, not numbers
+    stride: int = 0  # of a row; 0: the vocabulary
+    batch: int = 4
+    only: str = ""  # the one kernel of interest
+
+
+BF16, FP16 = torch.bfloat16, torch.float16
+WRITES = [
+    Case("softmax", only="_write_kernel"),
+    Case("mask_logits", BF16, per_row=True, only="_write_kernel"),
+]
+FUSED = [Case(info=True, per_row=True)]
+FEW = [*FUSED, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
+ALL = [
+    *FEW,
+    Case(),
+    Case(dtype=BF16, info=True, per_row=True),
+    Case(dtype=FP16, info=True),
+    Case(dtype=FP16, vocab=50, per_row=True),  # a single block
+    Case(vocab=262_144, info=True, per_row=True),
+    Case(vocab=128_255, stride=128_256, only="_summarize_kernel"),
+    Case(dtype=BF16, vocab=128_255, stride=128_256, only="_summarize_kernel"),
+    *(case._replace(dtype=FP16) for case in WRITES),
+]
+LARGE = Case(batch=2**31 // 4 // 128_256 + 1)  # logits beyond what AMD's buffer loads can address
+
+FUSED_MULTIPLY_ADD = re.compile(
+    r"\b(?:FFMA|v_(?:dual_|pk_)?(?:fma|mad|mac)[a-z_]*f32)\S* [^,]+, ([^,]+), ([^,;\n]+)"
+)
+# With such a factor the instruction rounds once, as a move, an addition or a conversion does: ptxas
+# moves so in divisions of fp64, LLVM widens fp16 and adds 0 so.
+NO_FACTOR = {"RZ", "0", "1", "1.0"}
+
+
+def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str, Any]]]:
+    """Kernels and their arguments by name, as a launcher passes them; nothing runs."""
+    found = []
+
+    class Recorder:
+        def __init__(self, kernel: JITFunction) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return self.record
+
+        def record(self, *args, **named) -> None:
+            named.update(zip(self.kernel.arg_names, args, strict=False))
+            found.append((self.kernel, named))
+
+    logits = torch.empty(case.batch, case.stride or case.vocab, dtype=case.dtype)  # never touched
+    logits = logits[:, : case.vocab]
+    numbers = 0.8, min(50, case.vocab), 0.9, 0.1, 2**62
+    if case.per_row:
+        numbers = tuple(torch.tensor([number] * case.batch) for number in numbers)
+    *parameters, seed = numbers
+    rows = resolve_rows(logits, *parameters)
+    draws = resolve_draws(seed, 3, 2, None, case.batch, logits.device)
+    replaced = {n: Recorder(k) for n, k in vars(launch).items() if isinstance(k, JITFunction)}
+    with mock.patch.multiple(launch, **replaced, _warp_size=lambda device: target.warp_size):
+        if case.call == "sample":
+            launch.sample(logits, rows, draws, case.info)
+        else:
+            getattr(launch, case.call)(logits, rows)
+    return [(k, values) for k, values in found if case.only in k.__name__]
+
+
+def specialized(kernel: JITFunction, values: dict[str, Any], target: GPUTarget) -> ASTSource:
+    """The source with types, constants and attributes as `kernel[grid](...)` would give it."""
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        name, value = parameter.name, values[parameter.name]
+        specialize = not parameter.do_not_specialize
+        is_constant = parameter.is_constexpr
+        signature[name] = "constexpr" if is_constant else mangle_type(value, specialize)
+        if signature[name] == "constexpr":  # None, and an integer 1, too
+            constants[name] = value
+        elif specialize and not isinstance(value, float):
+            tensor = isinstance(value, torch.Tensor)
+            attributes[i,] = []
+            if (value.data_ptr() if tensor else value) % 16 == 0:
+                attributes[i,].append(["tt.divisibility", 16])
+            if target.backend == "hip" and tensor and value.untyped_storage().nbytes() < 2**31:
+                attributes[i,].append(["tt.pointer_range", 32])
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+def source_lines(pattern: str) -> set[tuple[str, int]]:
+    """File and number of the kernels' lines at which a pattern begins."""
+    found = set()
+    for file in Path(launch.__file__).parent.glob("*.py"):
+        text = file.read_text()
+        starts = (match.start() for match in re.finditer(pattern, text))
+        found |= {(str(file), text.count("\n", 0, start) + 1) for start in starts}
+    return found
+
+
+LOADS = source_lines(r"tl\.load\(")
+LOADS_OF_LOGITS = source_lines(r"tl\.load\(\s*(?:logits|row)_ptr")
+BARRIERS = source_lines(r"tl\.debug_barrier\(\)")
+
+
+def loads_logits(file: str, number: int) -> bool:
+    """Whether a load that is said to come from this line is one of logits.
+
+    On NVIDIA a load is several lines of inline assembly, which count as lines of the source.
+    """
+    starts = [(other, start) for other, start in LOADS if other == file and start <= number]
+    return max(starts, default=None) in LOADS_OF_LOGITS
+
+
+def located(code: str) -> Iterator[tuple[str, int, str]]:
+    """Lines of disassembly with the file and line of the source that they come from."""
+    files, file, number = {}, "", 0
+    for line in code.splitlines():
+        if place := re.match(r'\s*//## File "(.+?)", line (\d+)', line):  # nvdisasm
+            file, number = place[1], int(place[2])
+        elif place := re.match(r'\s*\.file\s+(\d+) "(.+?)" "(.+?)"', line):  # LLVM
+            files[place[1]] = str(Path(place[2], place[3]))
+        elif place := re.match(r"\s*\.loc\s+(\d+) (\d+)", line):
+            file, number = files.get(place[1], ""), int(place[2])
+        else:
+            yield file, number, line
+
+
+def of_any_target(code: str) -> dict[str, Any]:
+    """Fused multiply-adds, widths in bits of the loads of logits, and barriers that are missing."""
+    factors = ({f.strip(" -|") for f in both} for both in FUSED_MULTIPLY_ADD.findall(code))
+    widths, barriers = set(), set()
+    for file, number, line in located(code):
+        load = re.search(r"\b(?:LDG\.|(?:global|buffer|flat)_load_)\S+", line)
+        if load and loads_logits(file, number):
+            wide = re.search(r"(?:x|b|\.)(2|4|64|128)\b", load[0])
+            widths.add({"2": 64, "4": 128}.get(wide[1]) or int(wide[1]) if wide else 32)
+        elif re.search(r"\bBAR\.SYNC|\bs_barrier", line):
+            barriers.add((file, number))
+    return {
+        "fused": sum(not both & NO_FACTOR for both in factors),
+        "widths": sorted(widths),
+        "barriers_lost": sorted(BARRIERS - barriers),
+    }
+
+
+def nvidia_code(asm: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(asm["cubin"])
+
+        def output(tool: str, flag: str) -> str:
+            command = [tool, flag, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        usage = dict(re.findall(r"(\w+):(\d+)", output(knobs.nvidia.cuobjdump.path, "-res-usage")))
+        code = output(knobs.nvidia.nvdisasm.path, "-g")
+    return {
+        "registers": int(usage["REG"]),
+        "stack": int(usage["STACK"]) + int(usage["LOCAL"]),
+        "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        **of_any_target(code),
+    }
+
+
+def amd_code(asm: dict[str, Any]) -> dict[str, Any]:
+    code = asm["amdgcn"]
+
+    def field(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s*(\d+)", code)[1])
+
+    return {
+        "registers": field("vgpr_count"),  # on CDNA, accumulation registers too
+        "stack": field("private_segment_fixed_size"),
+        "spills": field("vgpr_spill_count"),  # scalar registers spill to vector ones, not to memory
+        # `debug_barrier` orders global memory; a reduction's barriers need not, and have an `mmra`.
+        "debug_barriers": len(re.findall(r"ttg\.barrier all|gpu\.barrier", asm["ttgir"])),
+        "fences": len(re.findall(r"fence [^\n]*release(?![^\n]*mmra)", asm["llir"])),
+        **of_any_target(code),
+    }
+
+
+def machine_code(case: Case, target: GPUTarget, fuse: bool) -> Iterator[dict[str, Any]]:
+    """A record for each kernel that a call launches."""
+    for kernel, values in launches(case, target):
+        options = {k: v for k, v in values.items() if k not in kernel.arg_names}
+        options["enable_fp_fusion"] |= fuse
+        asm = triton.compile(specialized(kernel, values, target), target, options).asm
+        yield {
+            "kernel": kernel.__name__,
+            **case._asdict(),
+            "dtype": str(case.dtype).split(".")[1],
+            "threads": options["num_warps"] * target.warp_size,
+            **(nvidia_code(asm) if target.backend == "cuda" else amd_code(asm)),
+        }
+
+
+if __name__ == "__main__":
+    name, what = sys.argv[1:]
+    if name.startswith("sm_"):
+        target = GPUTarget("cuda", int(name[3:]), 32)
+    else:
+        target = GPUTarget("hip", name, 64 if name.startswith("gfx9") else 32)
+    cases = {"few": FEW, "all": ALL, "fused": FUSED}[what]
+    if what == "all" and target.backend == "hip":
+        cases = [*cases, LARGE]
+    print(json.dumps([r for case in cases for r in machine_code(case, target, what == "fused")]))

@@ -1,0 +1,57 @@
+"""What the explorer's tests share: a request, a server, and what it answers."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+from fused_sampler.explorer.server import ExploreServer
+from fused_sampler.views.request import Request
+
+PROMPT = "The sky is"
+
+
+def request_of(prompt=PROMPT, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0):
+    return Request(prompt, None, temperature, top_k, top_p, min_p, seed)
+
+
+@contextmanager
+def serving(explorer, request=None):
+    """A server of `explorer` on a free port, in a thread."""
+    with ExploreServer(0) as server:
+        ready = threading.Event()
+        arguments = (explorer, request or request_of(), ready.set)
+        thread = threading.Thread(target=server.serve, args=arguments)
+        thread.start()
+        assert ready.wait(60)
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(60)
+
+
+def ask(server, method="GET", path="/", body=None, headers=None):
+    """Status, headers and text of the server's answer."""
+    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def ask_view(server, headers=None, **state):
+    """Status and JSON of a view; numbers as text, as the page sends them."""
+    state = {
+        "prompt": PROMPT,
+        "temperature": "1",
+        "top_k": "0",
+        "top_p": "1",
+        "min_p": "0",
+        "seed": "0",
+        **state,
+    }
+    status, _, text = ask(server, "POST", "/view", json.dumps(state), headers)
+    return status, json.loads(text)

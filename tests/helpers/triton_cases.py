@@ -1,0 +1,58 @@
+"""What the tests of the Triton kernels share: small launches, and `==` with the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from common import DEVICE, PARAMS, logits_of, run
+
+from fused_sampler.contract import reference
+from fused_sampler.contract.draws import resolve_draws
+from fused_sampler.kernels.gpu import launch
+from fused_sampler.params import resolve_rows
+
+INTERPRETED = DEVICE == "cpu"
+# Small tiles and lists, so that a thousand logits make many tiles, splits and overflows: two blocks
+# a tile, up to 16 groups in the table, 128 logits in the list.
+SMALL = launch.SIZES._replace(rows=2, programs=8, groups=16, list=128, tile=4)
+LARGE_VOCABULARIES = [32_000, 49_152, 50_257, 65_537, 128_256, 151_936, 262_144]
+CASES = list(PARAMS.values())
+
+
+def each_row(cases: list[dict[str, float]]) -> dict[str, Any]:
+    """Parameters [B], a case for each row."""
+    off = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    return {
+        name: torch.tensor([case.get(name, value) for case in cases], device=DEVICE)
+        for name, value in off.items()
+    }
+
+
+def on_device(kind: str, batch: int, vocab: int, dtype: torch.dtype = torch.float32):
+    return logits_of(kind, batch, vocab).to(DEVICE, dtype)
+
+
+def settled(logits: torch.Tensor, seed: Any = 0, **params: Any) -> list[torch.Tensor]:
+    """All that the two launches say: tokens, log-probabilities, counts, and the kept sets."""
+    rows = resolve_rows(logits, **params)
+    draws = resolve_draws(seed, 3, 1, None, len(logits), logits.device)
+    state = launch._summarize_and_draw(logits, rows, draws, info=True)
+    kept = logits.float() >= state.thresholds[:, None]
+    return [*state.output, kept]
+
+
+def assert_equals_reference(logits: torch.Tensor, **params: Any) -> None:
+    """One call of the kernels against the reference, `==` throughout.
+
+    But a GPU's fp64 logarithm may differ in the last place, and so an fp32 log-probability.
+    """
+    *output, kept = settled(logits, **params)
+    for ours, theirs in zip(output, run(reference, logits, num_samples=1, **params), strict=True):
+        if INTERPRETED or not ours.is_floating_point():
+            assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7))
+        else:
+            torch.testing.assert_close(ours, theirs, rtol=2e-7, atol=1e-7, equal_nan=True)
+    rows = resolve_rows(logits, **params).to(logits.device)
+    sampled = (output[0][:, 0] >= 0) & ~rows.greedy  # of a greedy row only its token matters
+    assert torch.equal(kept[sampled], reference.kept_set(logits, rows)[sampled])

@@ -1,0 +1,322 @@
+"""`patch`, `unpatch`, `patched`: plain `model.generate` on the fused sampler, and nothing else."""
+
+# mypy: disable-error-code="arg-type, call-arg, misc"
+# (transformers types configurations and `generate` more narrowly than it calls them)
+
+import copy
+import importlib
+import inspect
+import io
+import json
+import pickle
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from transformers import (  # noqa: E402
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    TextIteratorStreamer,
+    pipeline,
+)
+
+from fused_sampler.hf import fused_generate, patch, patched, unpatch  # noqa: E402
+
+hf_patch = importlib.import_module("fused_sampler.hf.patch")
+
+VOCAB, PAD, EOS = 64, 0, 2
+PROMPTS = torch.tensor([[5, 6, 7], [8, 9, 10]])
+SAMPLE = {"do_sample": True, "max_new_tokens": 8, "top_p": 0.95, "seed": 7}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=64,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def _text(ids):
+    """Token i is the character i places after ";"; the tokenizer reads one character a token."""
+    return "".join(chr(ord(";") + token) for token in ids)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    core = Tokenizer(models.WordLevel({_text([i]): i for i in range(VOCAB)}, unk_token=_text([3])))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=_text([PAD]), eos_token=_text([EOS]), padding_side="left"
+    )
+
+
+@pytest.fixture
+def no_multinomial(monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("transformers' own sampling ran")
+
+    monkeypatch.setattr(torch, "multinomial", forbidden)
+
+
+def _direct(model, **kwargs):
+    return model.generate(PROMPTS, custom_generate=fused_generate, **{**SAMPLE, **kwargs})
+
+
+def test_plain_generate_draws_what_custom_generate_draws(model, no_multinomial):
+    expected = _direct(model)
+    patch(model)
+    assert torch.equal(model.generate(PROMPTS, **SAMPLE), expected)
+    assert not torch.equal(model.generate(PROMPTS, **{**SAMPLE, "seed": 8}), expected)
+
+
+def test_without_a_seed_manual_seed_decides(model, no_multinomial):
+    patch(model)
+    call = {"do_sample": True, "max_new_tokens": 8}
+    torch.manual_seed(3)
+    first, second = model.generate(PROMPTS, **call), model.generate(PROMPTS, **call)
+    torch.manual_seed(3)
+    assert torch.equal(model.generate(PROMPTS, **call), first)
+    assert not torch.equal(first, second)
+
+
+def test_unpatch_restores_everything(model):
+    attributes, kind = dict(vars(model)), type(model)
+    assert patch(model) is model
+    assert type(model) is not kind
+    assert unpatch(model) is model
+    assert type(model) is kind and vars(model) == attributes
+    with pytest.raises(ValueError, match="seed"):
+        model.generate(PROMPTS, **SAMPLE)
+
+
+def test_patching_twice_is_patching_once(model):
+    kind = type(model)
+    patch(patch(model))
+    assert type(unpatch(model)) is kind
+    assert type(unpatch(model)) is kind
+
+
+def test_a_patched_model_is_still_what_it_was(model):
+    patch(model)
+    assert isinstance(model, GPT2LMHeadModel)
+    assert repr(model).startswith("GPT2LMHeadModel(")
+    assert inspect.signature(model.forward) == inspect.signature(GPT2LMHeadModel.forward).replace(
+        parameters=list(inspect.signature(GPT2LMHeadModel.forward).parameters.values())[1:]
+    )
+    assert inspect.getfile(type(model)) == inspect.getfile(GPT2LMHeadModel)
+
+
+def test_two_models_of_a_class_are_patched_one_by_one(model):
+    other = copy.deepcopy(model)
+    patch(model)
+    assert type(other) is GPT2LMHeadModel
+    with pytest.raises(ValueError, match="seed"):
+        other.generate(PROMPTS, **SAMPLE)
+
+
+def test_patched_ends_with_its_block(model, no_multinomial):
+    with patched(model) as same:
+        assert same is model
+        model.generate(PROMPTS, **SAMPLE)
+    assert type(model) is GPT2LMHeadModel
+
+
+def test_patched_ends_with_an_error_too(model):
+    with pytest.raises(KeyError), patched(model):
+        raise KeyError
+    assert type(model) is GPT2LMHeadModel
+
+
+def test_patched_inside_patched_leaves_the_outer_one(model, no_multinomial):
+    with patched(model):
+        with patched(model):
+            pass
+        model.generate(PROMPTS, **SAMPLE)
+    assert type(model) is GPT2LMHeadModel
+    patch(model)
+    with patched(model):
+        pass
+    assert type(model) is not GPT2LMHeadModel
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_copies_and_pickles_are_unpatched_and_whole(model, protocol):
+    greedy = model.generate(PROMPTS, do_sample=False, max_new_tokens=5)
+    patch(model)
+    for twin in (pickle.loads(pickle.dumps(model, protocol)), copy.deepcopy(model)):
+        assert type(twin) is GPT2LMHeadModel
+        assert twin.lm_head.weight is twin.transformer.wte.weight, "tied weights stay tied"
+        assert torch.equal(twin.generate(PROMPTS, do_sample=False, max_new_tokens=5), greedy)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    assert type(torch.load(buffer, weights_only=False)) is GPT2LMHeadModel
+    assert torch.equal(_direct(unpatch(model)), _direct(copy.deepcopy(model)))
+
+
+def test_a_patched_model_saves_like_a_plain_one(model, tmp_path):
+    model.save_pretrained(tmp_path / "plain")
+    patch(model).save_pretrained(tmp_path / "patched")
+    saved = [json.loads((tmp_path / f / "config.json").read_text()) for f in ("plain", "patched")]
+    assert saved[0] == saved[1]
+    assert saved[1]["architectures"] == ["GPT2LMHeadModel"]
+    again = GPT2LMHeadModel.from_pretrained(tmp_path / "patched").eval()
+    assert torch.equal(_direct(again), _direct(model))
+
+
+# Other modes go on as they were
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 2, "do_sample": True},
+        {"prompt_lookup_num_tokens": 2, "inputs": PROMPTS[:1]},
+    ],
+    ids=str,
+)
+def test_other_modes_are_transformers_own(model, call):
+    arguments = {"inputs": PROMPTS, "max_new_tokens": 6, "do_sample": False, **call}
+    torch.manual_seed(1)
+    plain = model.generate(**arguments)
+    torch.manual_seed(1)
+    assert torch.equal(patch(model).generate(**arguments), plain)
+
+
+@pytest.mark.parametrize("patch_first", [True, False], ids=["main model", "assistant"])
+def test_assisted_decoding_with_a_patched_model(model, patch_first, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("our loop ran")
+
+    monkeypatch.setattr(hf_patch, "fused_generate", forbidden)
+    assistant = copy.deepcopy(model)
+    call = {"max_new_tokens": 6, "do_sample": False}
+    plain = model.generate(PROMPTS[:1], **call)
+    patch(model if patch_first else assistant)
+    assert torch.equal(model.generate(PROMPTS[:1], assistant_model=assistant, **call), plain)
+
+
+def test_a_seed_without_use_is_an_error(model):
+    patch(model)
+    with pytest.raises(ValueError, match="seed was given, but this decoding mode"):
+        model.generate(PROMPTS, num_beams=2, max_new_tokens=3, seed=7)
+
+
+def test_the_callers_own_custom_generate_wins(model):
+    def seed_only(model, input_ids, seed=None, **kwargs):
+        return torch.full((1,), seed)
+
+    patch(model)
+    assert model.generate(
+        PROMPTS, custom_generate=seed_only, max_new_tokens=1, seed=9
+    ).tolist() == [9]
+    assert torch.equal(_direct(model), model.generate(PROMPTS, **SAMPLE))
+
+
+# What only `generate` knows reaches the loop
+
+
+def test_stop_strings_work(model, tokenizer, no_multinomial):
+    patch(model)
+    call = {**SAMPLE, "eos_token_id": None, "max_new_tokens": 20}
+    row = PROMPTS[:1]
+    free = model.generate(row, **call)[0, 3:].tolist()
+    last = next(token for token in free[3:] if free.index(token) >= 3)
+    stopped = model.generate(row, **call, stop_strings=[_text([last])], tokenizer=tokenizer)
+    assert stopped[0, 3:].tolist() == free[: free.index(last) + 1]
+
+
+def test_a_streamer_reaches_the_loop(model, tokenizer):
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=10.0)
+    out = patch(model).generate(PROMPTS[:1], **SAMPLE, streamer=streamer)
+    assert "".join(streamer) == _text(out[0, 3:].tolist())
+
+
+def test_a_text_generation_pipeline(model, tokenizer, no_multinomial):
+    write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    call = {**SAMPLE, "temperature": 1.0}
+    prompts = [_text(row) for row in PROMPTS.tolist()]
+    with patched(model):
+        texts = [out[0]["generated_text"] for out in write(prompts, **call)]
+        expected = [model.generate(row[None], **call)[0] for row in PROMPTS]
+    assert texts == [tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
+    with pytest.raises(AssertionError, match="own sampling"):
+        write(prompts[0], **{**call, "seed": None})
+
+
+@pytest.fixture
+def t5():
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=VOCAB,
+        d_model=16,
+        d_kv=8,
+        d_ff=16,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=PAD,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+def test_an_encoder_decoder(t5, no_multinomial):
+    expected = _direct(t5)
+    assert torch.equal(patch(t5).generate(PROMPTS, **SAMPLE), expected)
+
+
+def test_the_tokenizer_of_stop_strings_is_no_input_of_the_model(t5, tokenizer, monkeypatch):
+    prepare = t5.prepare_inputs_for_generation
+    seen: set[str] = set()
+
+    def watch(input_ids, encoder_outputs=None, **kwargs):
+        seen.update(kwargs)
+        return prepare(input_ids, encoder_outputs=encoder_outputs, **kwargs)
+
+    monkeypatch.setattr(t5, "prepare_inputs_for_generation", watch)
+    patch(t5).generate(PROMPTS, **SAMPLE, stop_strings=[_text([9])], tokenizer=tokenizer)
+    assert "use_cache" in seen and "tokenizer" not in seen
+
+
+# Errors
+
+
+def test_what_cannot_generate_is_refused():
+    with pytest.raises(TypeError, match="model that can generate, got Linear"):
+        patch(torch.nn.Linear(2, 2))
+
+
+def test_a_model_with_its_own_loop_is_refused(model):
+    class OwnLoop(GPT2LMHeadModel):
+        def _sample(self, *args, **kwargs):
+            return "own"
+
+    model.__class__ = OwnLoop
+    with pytest.raises(ValueError, match="OwnLoop has a sampling loop of its own"):
+        patch(model)
+    assert type(model) is OwnLoop
+
+
+def test_unpatch_leaves_other_things_alone():
+    layer = torch.nn.Linear(2, 2)
+    assert unpatch(layer) is layer and type(layer) is torch.nn.Linear

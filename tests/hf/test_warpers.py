@@ -1,0 +1,269 @@
+"""Which warpers the sampler takes over, and that it keeps the tokens Hugging Face's keep."""
+
+# mypy: disable-error-code="arg-type, call-arg, misc"
+# (transformers types configurations and `generate` more narrowly than it calls them)
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
+
+from transformers import (  # noqa: E402
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+from fused_sampler import SamplingParams, mask_logits  # noqa: E402
+from fused_sampler.hf.warpers import run, split  # noqa: E402
+
+IDS = torch.tensor([[0, 0, 0]])  # the prompt: token 0, which every vocabulary has
+ALL_FOUR = [
+    TemperatureLogitsWarper(0.8),
+    TopKLogitsWarper(50),
+    TopPLogitsWarper(0.9),
+    MinPLogitsWarper(0.05),
+]
+PENALTY = RepetitionPenaltyLogitsProcessor(1.3)
+TYPICAL = TypicalLogitsWarper(0.8)
+
+
+def _kinds(stages):
+    """Stages in a form to compare: parameters, or the names of the processors in a list."""
+    return [
+        stage if isinstance(stage, SamplingParams) else [type(p).__name__ for p in stage]
+        for stage in stages
+    ]
+
+
+# split
+
+
+def test_the_four_warpers_become_one_draw():
+    stages, params = split(LogitsProcessorList(ALL_FOUR))
+    assert stages == []
+    assert params == SamplingParams(temperature=0.8, top_k=50, top_p=0.9, min_p=0.05)
+
+
+def test_an_empty_list_is_a_plain_draw():
+    assert split(LogitsProcessorList()) == ([], SamplingParams())
+
+
+def test_processors_before_the_warpers_stay():
+    stages, params = split([PENALTY, PENALTY, TopPLogitsWarper(0.7)])
+    assert _kinds(stages) == [["RepetitionPenaltyLogitsProcessor"] * 2]
+    assert params == SamplingParams(top_p=0.7)
+
+
+def test_warpers_before_a_filter_that_stays_are_applied_before_it():
+    stages, params = split([PENALTY, *ALL_FOUR[:2], TYPICAL, *ALL_FOUR[2:]])
+    assert _kinds(stages) == [
+        ["RepetitionPenaltyLogitsProcessor"],
+        SamplingParams(temperature=0.8, top_k=50),
+        ["TypicalLogitsWarper"],
+    ]
+    assert params == SamplingParams(top_p=0.9, min_p=0.05)
+
+
+def test_nothing_is_left_to_the_draw_after_a_last_processor():
+    stages, params = split([*ALL_FOUR, TYPICAL])
+    assert _kinds(stages)[1:] == [["TypicalLogitsWarper"]]
+    assert params == SamplingParams()
+
+
+@pytest.mark.parametrize(
+    ("warpers", "first", "last"),
+    [
+        (
+            [TopPLogitsWarper(0.9), TemperatureLogitsWarper(2.0)],
+            SamplingParams(top_p=0.9),
+            SamplingParams(temperature=2.0),
+        ),
+        (
+            [TopKLogitsWarper(9), TopKLogitsWarper(5)],
+            SamplingParams(top_k=9),
+            SamplingParams(top_k=5),
+        ),
+        (
+            [MinPLogitsWarper(0.1), TopPLogitsWarper(0.5)],
+            SamplingParams(min_p=0.1),
+            SamplingParams(top_p=0.5),
+        ),
+    ],
+)
+def test_another_order_or_a_repeat_starts_another_call(warpers, first, last):
+    assert split(warpers) == ([first], last)
+
+
+class HalfTemperature(TemperatureLogitsWarper):
+    """A subclass may do anything: this one divides twice."""
+
+    def __call__(self, input_ids, scores):
+        return scores / self.temperature / self.temperature
+
+
+@pytest.mark.parametrize(
+    "warper",
+    [
+        HalfTemperature(2.0),
+        TemperatureLogitsWarper(1e-6),
+        TopKLogitsWarper(5, filter_value=-1e4),
+        TopPLogitsWarper(0.5, min_tokens_to_keep=2),
+        MinPLogitsWarper(0.5, min_tokens_to_keep=3),
+        MinPLogitsWarper(0.5, filter_value=0.0),
+    ],
+    ids=lambda warper: type(warper).__name__,
+)
+def test_warpers_that_mean_something_else_stay(warper):
+    stages, params = split([warper])
+    assert stages == [[warper]] and params == SamplingParams()
+
+
+def test_top_k_keeps_at_least_min_tokens_to_keep():
+    assert split([TopKLogitsWarper(1, min_tokens_to_keep=4)]) == ([], SamplingParams(top_k=4))
+
+
+# run
+
+
+class Seen(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        self.arguments = input_ids, scores
+        return scores
+
+
+def test_processors_see_the_warped_scores():
+    seen = Seen()
+    stages, _ = split([TemperatureLogitsWarper(2.0), TopKLogitsWarper(2), seen])
+    run(stages, IDS, torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
+    ids, scores = seen.arguments
+    assert ids is IDS
+    assert scores.tolist() == [[-torch.inf, 2.0, -torch.inf, 1.5]]
+
+
+def _both(processors, logits):
+    """Scores after `processors`: ours and Hugging Face's."""
+    stages, params = split(processors)
+    ids = IDS.expand(len(logits), -1)
+    return run([*stages, params], ids, logits), LogitsProcessorList(processors)(ids, logits)
+
+
+LISTS = {
+    "temperature": ALL_FOUR[:1],
+    "top-k": ALL_FOUR[1:2],
+    "top-p": ALL_FOUR[2:3],
+    "min-p": ALL_FOUR[3:],
+    "all four": ALL_FOUR,
+    "loose": [
+        TemperatureLogitsWarper(1.7),
+        TopKLogitsWarper(3000),
+        TopPLogitsWarper(0.98),
+        MinPLogitsWarper(1e-4),
+    ],
+    "penalty, all four, typical": [PENALTY, *ALL_FOUR, TYPICAL],
+    "out of order": [ALL_FOUR[3], ALL_FOUR[2], TYPICAL, ALL_FOUR[2], ALL_FOUR[0], ALL_FOUR[0]],
+    "one token": [TopKLogitsWarper(1)],
+    "top-p 0": [TopPLogitsWarper(0.0)],
+    "min-p 1": [MinPLogitsWarper(1.0)],
+}
+
+
+@pytest.mark.parametrize("vocab", [1, 7, 100, 4097])
+@pytest.mark.parametrize("name", LISTS)
+def test_random_logits_without_ties_are_masked_alike(name, vocab):
+    logits = torch.randn(16, vocab, generator=torch.Generator().manual_seed(vocab)) * 3
+    if vocab > 7:
+        logits[::2, ::3] = -torch.inf
+    ours, theirs = _both(LISTS[name], logits)
+    assert torch.equal(ours.isinf(), theirs.isinf())
+    assert torch.equal(ours, theirs)
+
+
+# Real logits: fp16 values, so ties are common, and boundaries fall between close masses.
+
+MASS = 1e-6  # what fp32 softmax and cumulative sums may be off by, as a share of the mass
+
+
+def _allowed_to_differ(logits, temperature, top_k, top_p, min_p):
+    """Tokens [B, V] on which the two may differ, in fp64: where the contract breaks with
+    Hugging Face's rule, and where its fp32 sums cannot tell the sides of a boundary.
+
+    - top-p: tokens within MASS of the boundary, and all ties of a value that straddles it (the
+      contract keeps all of them, Hugging Face as many as sorting put first);
+    - min-p: tokens whose probability is within a share of MASS of the threshold.
+    Top-k must agree without exception.
+    """
+    x = logits.double() / temperature
+    kth = x.topk(min(top_k or x.shape[1], x.shape[1])).values[:, -1:]
+    x = x.masked_fill(x < kth, -torch.inf)
+    p = x.softmax(1)
+    ascending, order = x.sort(1)
+    cumulative = p.gather(1, order).cumsum(1)
+    last = torch.searchsorted(ascending, x, right=True) - 1
+    first = torch.searchsorted(ascending, x)
+    at_or_below = cumulative.gather(1, last)
+    below = torch.where(first > 0, cumulative.gather(1, (first - 1).clamp(min=0)), 0.0)
+    above = 1 - at_or_below
+    near_top_p = ((above - top_p).abs() <= MASS) | ((1 - below - top_p).abs() <= MASS)
+    straddles = (above < top_p) & (1 - below > top_p) & (last > first)
+    ratio = (x - x.amax(1, keepdim=True)).exp()
+    near_min_p = (ratio - min_p).abs() <= MASS * min_p
+    return ((near_top_p | straddles) & (top_p < 1)) | (near_min_p & (min_p > 0)), straddles
+
+
+@pytest.fixture(scope="module")
+def real_logits():
+    path = Path(__file__).parents[1] / "data" / "real_logits.npy"
+    return torch.from_numpy(np.load(path)).float()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.8},
+        {"top_k": 50},
+        {"top_k": 2000},
+        {"top_p": 0.9},
+        {"top_p": 0.99},
+        {"min_p": 0.01},
+        {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.02},
+        {"temperature": 1.5, "top_k": 4000, "top_p": 0.97, "min_p": 1e-4},
+    ],
+    ids=str,
+)
+def test_real_logits_are_masked_alike_ties_and_rounding_aside(real_logits, params):
+    full = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **params}
+    makers = {
+        "temperature": TemperatureLogitsWarper,
+        "top_k": TopKLogitsWarper,
+        "top_p": TopPLogitsWarper,
+        "min_p": MinPLogitsWarper,
+    }
+    ours, theirs = _both([makers[name](value) for name, value in params.items()], real_logits)
+    kept, theirs_kept = ours > -torch.inf, theirs > -torch.inf
+    both = kept & theirs_kept
+    assert torch.equal(ours[both], theirs[both])
+    allowed, straddles = _allowed_to_differ(real_logits, **full)
+    assert not ((kept != theirs_kept) & ~allowed).any()
+    assert kept[straddles & (full["min_p"] == 0)].all(), "all ties at a boundary are kept"
+    assert kept.gather(1, real_logits.argmax(1, keepdim=True)).all()
+    if "top_p" in params:
+        assert (kept.sum(1) < real_logits.shape[1]).all(), "the filter should do something"
+
+
+def test_ties_at_the_top_p_boundary_are_all_kept():
+    """Masses 1/2, 1/4, 1/8, 1/8 and p = 0.8: Hugging Face keeps one of the two last."""
+    logits = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()
+    ours, theirs = _both([TopPLogitsWarper(0.8)], logits)
+    assert ours.isinf().sum() == 0 and theirs.isinf().sum() == 1
+    assert torch.equal(ours, mask_logits(logits, top_p=0.8))
+    _, straddles = _allowed_to_differ(logits, 1.0, 0, 0.8, 0.0)
+    assert straddles.tolist() == [[True, False, True, False]]
