@@ -15,6 +15,7 @@ SUBPACKAGES = [
     "fused_sampler.cli",
     "fused_sampler.contract",
     "fused_sampler.explorer",
+    "fused_sampler.filters",
     "fused_sampler.hf",
     "fused_sampler.models",
     "fused_sampler.views",

@@ -26,27 +26,43 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import os
+from typing import Any
 
 import torch
 
+OLDEST = {"triton": (3, 4), "numba": (0, 60)}
 
-def unavailable(device: torch.device) -> str | None:
-    """Why the kernels cannot serve tensors on `device`, with the remedy; None if they can."""
+
+def load(backend: str) -> Any:
+    """The module with `sample`, `softmax` and `mask_logits`; imports Triton or Numba."""
+    folder = {"triton": "gpu", "cpu": "cpu"}[backend]
+    return importlib.import_module(f".{folder}.launch", __name__)
+
+
+def unavailable(backend: str, device: torch.device) -> str | None:
+    """Why "triton" or "cpu" cannot serve tensors on `device`, with the remedy; None if it can."""
+    if backend == "cpu" and importlib.util.find_spec(f"{__name__}.cpu") is None:
+        return "it is not part of this build"
+    if backend == "cpu":
+        return _unusable("numba", "pip install 'fused-sampler[cpu]'")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return (
             f'the logits are on device "{device.type}", and Triton kernels run on GPUs ("cuda"); '
-            'move them there, or use backend="torch" or "auto".'
+            'move them there, or use backend="cpu", "torch" or "auto".'
         )
-    return _unusable_triton()
+    return _unusable("triton", "pip install triton")
 
 
 @functools.cache
-def _unusable_triton() -> str | None:
+def _unusable(package: str, install: str) -> str | None:
     try:
-        version = importlib.import_module("triton").__version__
+        version = importlib.import_module(package).__version__
     except ImportError:
-        return 'Triton is not installed; pip install triton, or use backend="torch".'
-    if tuple(map(int, version.split(".")[:2])) < (3, 4):
-        return f'Triton {version} is too old; pip install "triton>=3.4", or use backend="torch".'
+        return f'{package} is not installed; {install}, or use backend="torch".'
+    oldest = OLDEST[package]
+    if tuple(map(int, version.split(".")[:2])) < oldest:
+        wanted = ".".join(map(str, oldest))
+        return f'{package} {version} is older than {wanted}; upgrade it, or use backend="torch".'
     return None

@@ -1,8 +1,9 @@
 """What `torch.compile` sees of a call: one opaque operator, so that no graph breaks.
 
 Inside a compiled function the public functions record `torch.ops.fused_sampler.*` with their
-arguments; when the graph runs, the operator calls the same public function. So checks, errors and
-tokens are those of an eager call.
+arguments; when the graph runs, the operator calls the same function of `dispatch`. So checks,
+errors and tokens are those of an eager call. Numbers travel as 0-dimensional tensors and are looked
+at only when the graph runs: a graph that knew their values would be compiled anew for each.
 """
 
 from __future__ import annotations
@@ -11,72 +12,91 @@ from typing import Any
 
 import torch
 
-from . import api
-from .contract.draws import check_num_samples, signed_word
+from . import dispatch
+from .contract.draws import Seed, Step
 from .output import SampleOutput
-from .params import PARAMETERS, Parameter, SamplingParams
+from .params import PARAMETERS, SamplingParams, check_names
 
-# Each parameter, the seed and the step is a tensor, or None and the number beside it.
-_ARGUMENTS = "Tensor logits, Tensor?[] tensors, float[] numbers"
-_DRAWS = "Tensor? seed, int seed_number, Tensor? step, int step_number, int num_samples"
+# Each parameter, the seed and the step is a tensor, a number in a tensor, or neither (off).
+_ARGUMENTS = "Tensor logits, Tensor?[] tensors, Tensor?[] numbers"
+_DRAWS = "Tensor?[] draw_tensors, Tensor?[] draw_numbers, SymInt num_samples"
 
 
 def sample(
     logits: torch.Tensor,
-    *parameters: Parameter,
-    seed: int | torch.Tensor | None,
-    step: int | torch.Tensor,
+    seed: Seed,
+    step: Step,
     num_samples: int,
     generator: torch.Generator | None,
     backend: str,
     return_info: bool,
     validate: bool,
+    **parameters: Any,
 ) -> torch.Tensor | SampleOutput:
-    """`api.sample` as one operator of a graph."""
+    """`dispatch.sample` as one operator of a graph."""
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
-    check_num_samples(num_samples)
     if seed is None:  # drawn in the graph: two calls must not become one
         seed = torch.randint(2**63 - 1, (), device="cpu")
-    draws = (*_apart("seed", seed), *_apart("step", step, lowest=0), num_samples)
-    output = _sample(logits.detach(), *_lists(parameters), *draws, backend, return_info, validate)
+    arguments = (*_values(**parameters), *_apart([_word(seed), _word(step)]), num_samples)
+    output = _sample(logits.detach(), *arguments, backend, return_info, validate)
     return SampleOutput(*output) if return_info else output[0]
 
 
-def softmax(logits: torch.Tensor, temperature: Parameter, backend: str) -> torch.Tensor:
-    """`api.softmax` as one operator of a graph."""
-    return _softmax(logits.detach(), *_lists((temperature,)), backend)
+def softmax(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+    """`dispatch.softmax` as one operator of a graph."""
+    return _softmax(logits.detach(), *_values(**parameters), backend)
 
 
-def mask_logits(logits: torch.Tensor, *parameters: Parameter, backend: str) -> torch.Tensor:
-    """`api.mask_logits` as one operator of a graph."""
-    return _mask_logits(logits.detach(), *_lists(parameters), backend)
+def mask_logits(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+    """`dispatch.mask_logits` as one operator of a graph."""
+    return _mask_logits(logits.detach(), *_values(**parameters), backend)
 
 
-def _apart(name: str, value: Any, lowest: int = -(2**63)) -> tuple[torch.Tensor | None, int]:
-    if isinstance(value, torch.Tensor):
-        return value, 0
-    return None, signed_word(name, value, lowest)
+Tensors = list[torch.Tensor | None]
 
 
-def _lists(parameters: tuple[Parameter, ...]) -> tuple[list[torch.Tensor | None], list[float]]:
-    tensors = [value if isinstance(value, torch.Tensor) else None for value in parameters]
-    off = (getattr(SamplingParams, name) for name in PARAMETERS)
-    numbers = [
-        float(default if value is None or isinstance(value, torch.Tensor) else min(value, 2**63))
-        for value, default in zip(parameters, off, strict=False)
+def _values(params: SamplingParams | None = None, **values: Any) -> tuple[Tensors, Tensors]:
+    """The parameters in the order of `PARAMETERS`, apart."""
+    check_names(params, values)
+    if params is not None:
+        return _apart([getattr(params, name) for name in PARAMETERS])
+    return _apart([values.get(name) for name in PARAMETERS])
+
+
+def _apart(values: list[Any]) -> tuple[Tensors, Tensors]:
+    """Tensors, and numbers as tensors on the CPU; None where a value is the other, or None."""
+    tensors: Tensors = [value if isinstance(value, torch.Tensor) else None for value in values]
+    numbers: Tensors = [
+        None if value is None or isinstance(value, torch.Tensor) else _number(value)
+        for value in values
     ]
     return tensors, numbers
 
 
-def _parameters(
-    tensors: list[torch.Tensor | None], numbers: list[float]
-) -> dict[str, torch.Tensor | float]:
-    """The parameters by name; a whole number is an integer again, as top-k wants it."""
-    return {
-        name: tensor if tensor is not None else int(number) if number % 1 == 0 else number
-        for name, tensor, number in zip(PARAMETERS, tensors, numbers, strict=False)
-    }
+def _number(value: Any) -> torch.Tensor:
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float64, device="cpu")
+    if value >= 2**63:  # more tokens than any vocabulary has
+        value = 2**63 - 1
+    return torch.tensor(value, device="cpu")
+
+
+def _word(value: Any) -> Any:
+    """A seed or step from 2**63 on wraps, as its bits do in an int64."""
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
+
+
+def _together(tensors: Tensors, numbers: Tensors) -> list[Any]:
+    """What `_apart` took apart."""
+    return [
+        tensor if number is None else number.item()
+        for tensor, number in zip(tensors, numbers, strict=True)
+    ]
+
+
+def _named(tensors: Tensors, numbers: Tensors) -> dict[str, Any]:
+    return dict(zip(PARAMETERS, _together(tensors, numbers), strict=True))
 
 
 @torch.library.custom_op(
@@ -85,45 +105,20 @@ def _parameters(
     schema=f"({_ARGUMENTS}, {_DRAWS}, str backend, bool info, bool validate) -> Tensor[]",
 )
 def _sample(
-    logits,
-    tensors,
-    numbers,
-    seed,
-    seed_number,
-    step,
-    step_number,
-    num_samples,
-    backend,
-    info,
-    validate,
+    logits, tensors, numbers, draw_tensors, draw_numbers, num_samples, backend, info, validate
 ):
-    output = api.sample(
-        logits,
-        **_parameters(tensors, numbers),  # type: ignore[arg-type]
-        seed=seed_number if seed is None else seed,
-        step=step_number % 2**64 if step is None else step,
-        num_samples=num_samples,
-        backend=backend,
-        return_info=info,
-        validate=validate,
+    seed, step = _together(draw_tensors, draw_numbers)
+    if draw_numbers[1] is not None:
+        step %= 2**64
+    output = dispatch.sample(
+        *(logits, seed, step, num_samples, None, backend, info, validate),
+        **_named(tensors, numbers),
     )
     return list(output) if info else [output]
 
 
 @_sample.register_fake
-def _(
-    logits,
-    tensors,
-    numbers,
-    seed,
-    seed_number,
-    step,
-    step_number,
-    num_samples,
-    backend,
-    info,
-    validate,
-):
+def _(logits, tensors, numbers, draw_tensors, draw_numbers, num_samples, backend, info, validate):
     batch = logits.shape[:-1]
     shape = batch if num_samples == 1 else (*batch, num_samples)
     tokens = logits.new_empty(shape, dtype=torch.int64)
@@ -137,14 +132,15 @@ def _(
     "fused_sampler::softmax", mutates_args=(), schema=f"({_ARGUMENTS}, str backend) -> Tensor"
 )
 def _softmax(logits, tensors, numbers, backend):
-    return api.softmax(logits, **_parameters(tensors, numbers), backend=backend)
+    temperature = _named(tensors, numbers)["temperature"]
+    return dispatch.softmax(logits, backend, temperature=temperature)
 
 
 @torch.library.custom_op(
     "fused_sampler::mask_logits", mutates_args=(), schema=f"({_ARGUMENTS}, str backend) -> Tensor"
 )
 def _mask_logits(logits, tensors, numbers, backend):
-    return api.mask_logits(logits, **_parameters(tensors, numbers), backend=backend)
+    return dispatch.mask_logits(logits, backend, **_named(tensors, numbers))
 
 
 @_softmax.register_fake

@@ -1,28 +1,197 @@
-"""Which implementation serves a call."""
+"""From a call to a backend: check the logits, choose who serves them, name a row that is wrong."""
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 
-from . import fallback, kernels  # type: ignore[attr-defined]  # setup.py maps the folder
+from . import kernels  # type: ignore[attr-defined]  # setup.py maps the folder
+from .contract import reference
+from .contract.draws import Draws, Seed, Step, resolve_draws
+from .contract.mass import MAX_VOCAB
+from .output import SampleOutput
+from .params import RowParams, resolve_rows
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def choose_backend(backend: str, device: torch.device) -> ModuleType:
-    """The module with `sample`, `softmax` and `mask_logits` for tensors on `device`.
+class Backend(Protocol):
+    """An implementation of the contract. All give the same tokens and kept sets.
+
+    Logits are `[B, V]`, fp32, bf16 or fp16, with vocabulary stride 1 and any row stride; at least
+    one row. Nothing is checked any more. Results stand beside the logits.
+    """
+
+    def sample(
+        self, logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool
+    ) -> SampleOutput:
+        """Tokens int64 `[B, num_samples]`, -1 in an invalid row; with `info` all of the output."""
+
+    def softmax(self, logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+        """Probabilities of `x / T`, fp32 `[B, V]`; a greedy row has all on its token."""
+
+    def mask_logits(self, logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+        """`x / T`, fp32 `[B, V]`, -inf where dropped; a greedy row keeps its token's own logit.
+
+        An invalid row is NaN throughout, in `softmax` too.
+        """
+
+
+BACKENDS = ("auto", "triton", "cpu", "torch")
+
+
+def choose_backend(backend: str, device: torch.device) -> str:
+    """The backend for tensors on `device`, by name: that of the call, or the best for "auto".
 
     Raises ValueError with the reason and the remedy where the choice is not to be had.
     """
+    if backend not in BACKENDS:
+        names = ", ".join(f'"{name}"' for name in BACKENDS)
+        raise ValueError(f"backend is {backend!r}; choose one of {names}.")
     if backend == "auto":
-        gpu = device.type == "cuda" and kernels.unavailable(device) is None
-        backend = "triton" if gpu else "torch"
-    if backend == "torch":
-        return fallback
-    if backend != "triton":
-        raise ValueError(f'backend is {backend!r}; choose "auto", "torch" or "triton".')
-    reason = kernels.unavailable(device)
+        backend = "triton" if device.type == "cuda" else "cpu"
+        return "torch" if kernels.unavailable(backend, device) else backend
+    reason = None if backend == "torch" else kernels.unavailable(backend, device)
     if reason is not None:
-        raise ValueError(f'backend "triton" is not available: {reason}')
-    return importlib.import_module(f"{kernels.__name__}.gpu.launch")  # only now: it needs Triton
+        raise ValueError(f'backend "{backend}" is not available: {reason}')
+    return backend
+
+
+def load_backend(name: str) -> Backend:
+    """Import it: only now, as kernels need Triton or Numba."""
+    return reference if name == "torch" else kernels.load(name)
+
+
+def sample(
+    logits: torch.Tensor,
+    seed: Seed,
+    step: Step,
+    num_samples: int,
+    generator: torch.Generator | None,
+    backend: str,
+    return_info: bool,
+    validate: bool,
+    **parameters: Any,
+) -> torch.Tensor | SampleOutput:
+    """`api.sample`, outside of a compiled graph."""
+    x = check_logits(logits)
+    if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _check_capture(seed, step, generator, validate)
+    implementation, x = _serve(backend, x)
+    rows = resolve_rows(x, validate, **parameters)
+    draws = resolve_draws(seed, step, num_samples, generator, len(x), x.device, validate)
+    if x.shape[0] == 0:
+        output = _nothing(x, num_samples)
+    else:
+        output = implementation.sample(x, rows, draws, return_info)
+        if validate and int(output.tokens.min()) < 0:
+            remedy = f"{_MEND}; or pass validate=False to get token -1 for such rows"
+            _raise_invalid(x, output.tokens[:, 0] < 0, remedy)
+    if num_samples == 1:
+        output = output.map(lambda v: v.squeeze(-1) if v.dim() == 2 else v)
+    if logits.dim() == 1:
+        output = output.map(lambda v: v[0])
+    if x.device != logits.device:
+        output = output.map(lambda v: v.to(logits.device))
+    return output if return_info else output.tokens
+
+
+def softmax(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+    """`api.softmax`, outside of a compiled graph."""
+    implementation, x = _serve(backend, check_logits(logits))
+    return _whole_rows(logits, x, implementation.softmax(x, resolve_rows(x, **parameters)))
+
+
+def mask_logits(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+    """`api.mask_logits`, outside of a compiled graph."""
+    implementation, x = _serve(backend, check_logits(logits))
+    return _whole_rows(logits, x, implementation.mask_logits(x, resolve_rows(x, **parameters)))
+
+
+def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:
+    """Who serves the logits [B, V], and they where that backend reads them.
+
+    The CPU's kernels take a copy of what another device holds.
+    """
+    name = choose_backend(backend, x.device)
+    if name == "cpu" and x.device.type != "cpu":
+        x = x.cpu()
+    return load_backend(name), x
+
+
+def _whole_rows(logits: torch.Tensor, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Rows [B, V] as the caller shaped them and where he keeps them, unless one is invalid."""
+    _raise_invalid(x, output[:, 0].isnan())
+    return output.to(logits.device).view(logits.shape)
+
+
+def check_logits(logits: torch.Tensor) -> torch.Tensor:
+    """The logits as `[B, V]` with vocabulary stride 1, without gradient."""
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}.")
+    if hasattr(logits, "full_tensor"):
+        raise TypeError(
+            "logits are a DTensor, spread over several devices; pass logits.full_tensor()."
+        )
+    if logits.dtype not in _DTYPES:
+        raise TypeError(
+            f"logits have dtype {logits.dtype}; fp32, bf16 and fp16 are supported, "
+            "convert them with logits.float()."
+        )
+    if logits.dim() not in (1, 2):
+        raise ValueError(
+            f"logits have shape {list(logits.shape)}; pass [B, V] or [V], for example the last "
+            "position logits[:, -1] of [B, S, V]."
+        )
+    if not 1 <= logits.shape[-1] <= MAX_VOCAB:
+        raise ValueError(
+            f"logits have a vocabulary of {logits.shape[-1]}; it must hold 1 to {MAX_VOCAB} tokens."
+        )
+    rows = logits.detach()
+    if rows.stride(-1) != 1 and rows.shape[-1] > 1:
+        rows = rows.contiguous()
+    return rows if rows.dim() == 2 else rows[None]
+
+
+def _nothing(logits: torch.Tensor, num_samples: int) -> SampleOutput:
+    """The output for a batch without rows."""
+    tokens = torch.empty(0, num_samples, dtype=torch.int64, device=logits.device)
+    return SampleOutput(tokens, tokens.float(), tokens.float(), tokens.new_empty(0))
+
+
+def _check_capture(
+    seed: Seed, step: Step, generator: torch.Generator | None, validate: bool
+) -> None:
+    """Refuse what a CUDA graph would record once and replay unchanged, or cannot record."""
+    if not isinstance(step, torch.Tensor):
+        raise ValueError(
+            f"step is {step!r} while a CUDA graph is captured, and every replay would draw the "
+            "same tokens; pass an int64 tensor on the GPU and advance it in the graph, as "
+            "FusedSampler does."
+        )
+    if seed is None or generator is not None:
+        raise ValueError(
+            "a seed from a CPU generator cannot be drawn inside a CUDA graph; pass seed."
+        )
+    if validate:
+        raise ValueError(
+            "validate=True reads the result, which a CUDA graph that is captured cannot; "
+            "pass validate=False and look for tokens of -1 outside of it."
+        )
+
+
+_MEND = "mend the model's output, or forbid tokens with -inf and leave at least one"
+
+
+def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, remedy: str = _MEND) -> None:
+    """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it."""
+    if not invalid.any():
+        return
+    row = int(invalid.nonzero()[0])
+    x = logits[row]
+    for name, bad in (("NaN", x.isnan()), ("+inf", x == torch.inf)):
+        if bad.any():
+            token = int(bad.nonzero()[0])
+            raise ValueError(f"logits row {row} holds {name} at token {token}; {remedy}.")
+    raise ValueError(f"logits row {row} forbids every token (all -inf); {remedy}.")

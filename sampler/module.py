@@ -10,7 +10,7 @@ from torch import nn
 from .api import sample
 from .contract.draws import Seed, seed_tensor
 from .output import SampleOutput
-from .params import PARAMETERS, Parameter, SamplingParams
+from .params import PARAMETERS, Parameter, SamplingParams, check_names
 
 _KEEP: Any = object()
 
@@ -18,10 +18,11 @@ _KEEP: Any = object()
 class FusedSampler(nn.Module):
     """`sampler(logits)` draws one token a row and moves on by one step.
 
-    The parameters are those of `sample`, each a number, a `[B]` tensor or None (off). With a seed
-    (an integer, or an int64 `[B]` tensor with one for each row) the sequence of draws is
-    reproducible: it depends on the seed and on `step`, which counts the calls. With `seed=None`
-    every call takes a seed from PyTorch's default CPU generator, so `torch.manual_seed` decides.
+    The parameters come as `SamplingParams` or by their names, each a number, a `[B]` tensor or None
+    (off). With a seed (an integer, or an int64 `[B]` tensor with one for each row) the sequence of
+    draws is reproducible: it depends on the seed and on `step`, which counts the calls. With
+    `seed=None` every call takes a seed from PyTorch's default CPU generator, so
+    `torch.manual_seed` decides.
 
     `state_dict` holds parameters, seed and step; `.to()` moves what lives in device memory.
     """
@@ -31,16 +32,16 @@ class FusedSampler(nn.Module):
 
     def __init__(
         self,
-        temperature: Parameter = 1.0,
-        top_k: Parameter = 0,
-        top_p: Parameter = 1.0,
-        min_p: Parameter = 0.0,
+        params: SamplingParams | None = None,
+        *,
         seed: Seed = None,
         backend: str = "auto",
         validate: bool = True,
+        **values: Parameter,
     ):
         super().__init__()
-        params = SamplingParams(temperature, top_k, top_p, min_p)
+        check_names(params, values)
+        params = SamplingParams(**values) if params is None else params
         for name in PARAMETERS:
             setattr(self, name, getattr(params, name))
         self.backend = backend
@@ -53,11 +54,13 @@ class FusedSampler(nn.Module):
     def forward(self, logits: torch.Tensor, **overrides: Any) -> torch.Tensor | SampleOutput:
         """Draw from logits `[B, V]` (tokens int64 `[B]`) or `[V]` (a scalar).
 
-        Any keyword argument of `sample` overrides the sampler's own for this call. A call with a
-        `step` of its own leaves the sampler's step where it is.
+        Any keyword argument of `sample` overrides the sampler's own for this call; `params` all of
+        its parameters. A call with a `step` of its own leaves the sampler's step where it is.
         """
-        arguments = {name: getattr(self, name) for name in PARAMETERS}
-        arguments |= {"backend": self.backend, "validate": self.validate, "step": self.step}
+        arguments: dict[str, Any] = {"backend": self.backend, "validate": self.validate}
+        arguments["step"] = self.step
+        if overrides.get("params") is None:
+            arguments |= {name: getattr(self, name) for name in PARAMETERS}
         if overrides.get("generator") is None:
             arguments["seed"] = self.seed
         output = sample(logits, **{**arguments, **overrides})

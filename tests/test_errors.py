@@ -14,7 +14,7 @@ import torch
 from fused_sampler import (
     FusedSampler,
     SamplingParams,
-    api,
+    dispatch,
     kernels,
     mask_logits,
     sample,
@@ -82,19 +82,22 @@ ARGUMENTS = [
 
 def test_the_kernels_need_a_gpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match=r'"triton" is not available: .*"cpu".*backend="torch"'):
+    with pytest.raises(
+        ValueError, match=r'"triton" is not available: .* device "cpu".*backend="cpu"'
+    ):
         sample(torch.zeros(1, 4), backend="triton")
 
 
-@pytest.mark.parametrize("version, words", [(None, "not installed"), ("3.3.1", "too old")])
+@pytest.mark.parametrize("version, words", [(None, "not installed"), ("3.3.1", "older than 3.4")])
 def test_the_kernels_need_a_recent_triton(monkeypatch, version, words):
     module = None if version is None else SimpleNamespace(__version__=version)
     monkeypatch.setitem(sys.modules, "triton", module)
-    kernels._unusable_triton.cache_clear()
+    kernels._unusable.cache_clear()
     try:
-        assert re.search(rf"{words}.*pip install", kernels.unavailable(torch.device("cuda")))
+        reason = kernels.unavailable("triton", torch.device("cuda"))
+        assert re.search(rf"triton.*{words}; (pip install|upgrade)", reason)
     finally:
-        kernels._unusable_triton.cache_clear()
+        kernels._unusable.cache_clear()
 
 
 def test_what_a_cuda_graph_cannot_hold_is_refused():
@@ -106,8 +109,8 @@ def test_what_a_cuda_graph_cannot_hold_is_refused():
         ((seed, step, None, True), "pass validate=False"),
     ]:
         with pytest.raises(ValueError, match=words):
-            api._check_capture(*arguments)
-    api._check_capture(seed, step, None, False)
+            dispatch._check_capture(*arguments)
+    dispatch._check_capture(seed, step, None, False)
 
 
 @pytest.mark.parametrize("arguments, error, words", ARGUMENTS, ids=lambda v: str(v)[:40])
@@ -198,15 +201,21 @@ def test_softmax_does_not_advise_what_it_has_not():
 
 
 def test_numbers_of_other_kinds():
-    plain = sample(X, 0.5, 2, seed=3, step=1, num_samples=2)
+    plain = sample(X, 0.5, top_k=2, seed=3, step=1, num_samples=2)
     assert torch.equal(
         sample(
-            X, Fraction(1, 2), np.int64(2), 1e39, seed=np.int64(3), step=np.int64(1), num_samples=2
+            X,
+            Fraction(1, 2),
+            top_k=np.int64(2),
+            top_p=1e39,
+            seed=np.int64(3),
+            step=np.int64(1),
+            num_samples=2,
         ),
         plain,
     )
     assert torch.equal(
-        sample(X, 0.5, torch.tensor([2, 2], dtype=torch.uint16), seed=3, step=1), plain[:, 0]
+        sample(X, 0.5, top_k=torch.tensor([2, 2], dtype=torch.uint16), seed=3, step=1), plain[:, 0]
     )
 
 
@@ -222,4 +231,4 @@ def test_off_values():
     for name, values in off.items():
         for value in values:
             assert torch.equal(sample(x, seed=1, **{name: value}), plain), (name, value)
-    assert torch.equal(mask_logits(x, None, None, None, None), x)
+    assert torch.equal(mask_logits(x, None, top_k=None, top_p=None, min_p=None), x)

@@ -20,7 +20,8 @@ CASES = {
     "light where sampled": "x *= 0.01; x[:, ::62] = -20; sample(x, top_p=0.9)",
     "one row with most of the tokens": "x *= 10; x[0] = 0.25; sample(x, min_p=0.5)",
     "every parameter per row": (
-        "sample(x, torch.linspace(0, 2, B), torch.arange(B) * 90 % 3000, torch.linspace(0.5, 2, B))"
+        "sample(x, torch.linspace(0, 2, B), top_k=torch.arange(B) * 90 % 3000, "
+        "top_p=torch.linspace(0.5, 2, B))"
     ),
 }
 SCRIPT = """

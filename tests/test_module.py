@@ -69,7 +69,7 @@ def test_one_row_gives_a_scalar():
 
 
 def test_repr_shows_the_parameters():
-    text = repr(FusedSampler(0.8, 50, torch.tensor([0.5, 0.25]), seed=7))
+    text = repr(FusedSampler(temperature=0.8, top_k=50, top_p=torch.tensor([0.5, 0.25]), seed=7))
     for part in (
         "temperature=0.8",
         "top_k=50",
@@ -83,7 +83,8 @@ def test_repr_shows_the_parameters():
 
 @pytest.mark.parametrize("seed", [None, 3, torch.tensor([1, 2, 3]), 2**64 - 1], ids=str)
 def test_state_dict_round_trip(seed):
-    sampler = FusedSampler(0.8, 50, torch.tensor([0.5, 0.25, 0.75]), 0.01, seed=seed)
+    top_p = torch.tensor([0.5, 0.25, 0.75])
+    sampler = FusedSampler(temperature=0.8, top_k=50, top_p=top_p, min_p=0.01, seed=seed)
     for _ in range(3):
         sampler(X)
     file = io.BytesIO()
@@ -116,7 +117,9 @@ def test_copies_are_independent():
 
 
 def test_to_moves_device_memory_and_keeps_precision():
-    model = torch.nn.ModuleDict({"sampler": FusedSampler(torch.tensor([0.7, 0.8, 0.9]), seed=3)})
+    model = torch.nn.ModuleDict(
+        {"sampler": FusedSampler(temperature=torch.tensor([0.7, 0.8, 0.9]), seed=3)}
+    )
     model.half()
     sampler = model["sampler"]
     assert sampler.temperature.dtype == torch.float32 and sampler.step.dtype == torch.int64
@@ -153,14 +156,14 @@ def test_default_device_and_dtype_do_not_matter(backend):
         with torch.device("meta"):
             after = sample(logits, **params, seed=seeds, return_info=True)
             fresh = sample(logits, **params | {"top_p": 0.8125}, seed=seeds)
-            probabilities = softmax(logits, 0.8125, backend)
+            probabilities = softmax(logits, 0.8125, backend=backend)
             masked = mask_logits(logits, 0.8125, backend=backend)
     finally:
         torch.set_default_dtype(torch.float32)
     for one, other in zip(before, after, strict=True):
         assert torch.equal(one, other)
     assert torch.equal(fresh, sample(logits, **params | {"top_p": 0.8125}, seed=seeds))
-    assert torch.equal(probabilities, softmax(logits, 0.8125, backend))
+    assert torch.equal(probabilities, softmax(logits, 0.8125, backend=backend))
     assert torch.equal(masked, mask_logits(logits, 0.8125, backend=backend))
 
 

@@ -18,7 +18,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_error_is_no_larger_than_pytorchs_own(backend, kind, temperature, dtype):
     x = (real_logits()[:3] if kind == "real" else logits_of(kind, 3, 3000)).to(DEVICE, dtype)
     exact = (x.double() / temperature).softmax(-1)
-    ours = (softmax(x, temperature, backend).double() - exact).abs().max()
+    ours = (softmax(x, temperature, backend=backend).double() - exact).abs().max()
     theirs = ((x.float() / temperature).softmax(-1).double() - exact).abs().max()
     assert ours <= theirs + 1e-6
 
@@ -37,15 +37,15 @@ def test_two_tokens_at_three_temperatures():
 @BACKENDS
 def test_differences_beyond_fp32_do_not_overflow(backend):
     x = torch.tensor([[3e38, -3e38, 3e38]], device=DEVICE)
-    assert softmax(x, 0.01, backend).tolist() == [[0.5, 0.0, 0.5]]
+    assert softmax(x, 0.01, backend=backend).tolist() == [[0.5, 0.0, 0.5]]
 
 
 @BACKENDS
 def test_greedy_rows_are_one_hot(backend):
     x = torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0]], device=DEVICE)
     cold = torch.tensor([0.0, 1.0], device=DEVICE)
-    assert softmax(x, cold, backend)[0].tolist() == [0.0, 1.0, 0.0]
-    assert softmax(x, cold, backend)[1].tolist() == softmax(x, backend=backend)[0].tolist()
+    assert softmax(x, cold, backend=backend)[0].tolist() == [0.0, 1.0, 0.0]
+    assert softmax(x, cold, backend=backend)[1].tolist() == softmax(x, backend=backend)[0].tolist()
     masked = mask_logits(x, cold, backend=backend)
     assert masked[0].tolist() == [-torch.inf, 3.0, -torch.inf]
     assert masked[1].tolist() == x[1].tolist()

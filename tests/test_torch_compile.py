@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_sampler import FusedSampler, api, mask_logits, sample, softmax
+from fused_sampler import FusedSampler, dispatch, mask_logits, sample, softmax
 from fused_sampler.kernels.gpu import launch
 
 LOGITS = logits_of("random", 3, 300).to(DEVICE)
@@ -41,7 +41,8 @@ def test_a_compiled_function_draws_what_an_eager_one_does(backend):
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_probabilities_and_masked_logits(backend):
     def both(logits):
-        return softmax(logits, 0.7, backend), mask_logits(logits, 0.7, 9, 0.8, None, backend)
+        masked = mask_logits(logits, 0.7, top_k=9, top_p=0.8, min_p=None, backend=backend)
+        return softmax(logits, 0.7, backend=backend), masked
 
     for one, other in zip(compiled(both)(LOGITS), both(LOGITS), strict=True):
         assert torch.equal(one, other)
@@ -72,16 +73,21 @@ def test_bad_input_is_named_in_a_compiled_function_too(rows):
         compiled(lambda logits, k: sample(logits, top_k=k))(LOGITS, wrong)
 
 
+def numbers(*values):
+    """As an operator takes them."""
+    return [None if value is None else torch.tensor(value) for value in values]
+
+
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("info", [False, True])
 @pytest.mark.parametrize("num_samples", [1, 2])
 def test_operators_keep_their_promises(backend, info, num_samples):
     top_p = torch.tensor([0.9, 0.5, 1.0], device=DEVICE)
-    arguments = [None, None, top_p, None], [0.8, 20.0, 1.0, 0.0]
-    draws = None, 5, torch.tensor(3, device=DEVICE), 0, num_samples
+    arguments = [None, None, top_p, None, None], numbers(0.8, 20, None, 0.0, 0.0)
+    draws = [None, torch.tensor(3, device=DEVICE)], [torch.tensor(5), None], num_samples
     for logits in (LOGITS, LOGITS[0].clone()):
         if logits.dim() == 1:
-            arguments = [None] * 4, [0.8, 20.0, 0.9, 0.0]
+            arguments = [None] * 5, numbers(0.8, 20, 0.9, 0.0, 1e-4)
         checks = opcheck(
             OPERATORS.sample.default, (logits, *arguments, *draws, backend, info, True)
         )
@@ -90,9 +96,8 @@ def test_operators_keep_their_promises(backend, info, num_samples):
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_operators_of_whole_rows_keep_their_promises(backend):
-    numbers = [0.8, 20.0, 0.9, 0.0]
-    for operator, count in ((OPERATORS.softmax, 1), (OPERATORS.mask_logits, 4)):
-        arguments = LOGITS, [None] * count, numbers[:count], backend
+    for operator in (OPERATORS.softmax, OPERATORS.mask_logits):
+        arguments = LOGITS, [None] * 5, numbers(0.8, 20, 0.9, 0.0, 1e-4), backend
         assert set(opcheck(operator.default, arguments).values()) == {"SUCCESS"}
 
 
@@ -104,6 +109,36 @@ def test_no_rows_in_a_compiled_function():
 def test_a_step_beyond_63_bits():
     draw = compiled(lambda logits: sample(logits, seed=1, step=2**64 - 1))
     assert torch.equal(draw(LOGITS), sample(LOGITS, seed=1, step=2**64 - 1))
+
+
+NUMBERS = {
+    "step": range(24),
+    "seed": range(-3, 21),
+    "temperature": [0.5 + place / 16 for place in range(24)],
+    "top_k": range(1, 25),
+    "top_p": [0.2 + place / 32 for place in range(24)],
+    "num_samples": range(1, 25),
+}
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("name, values", NUMBERS.items(), ids=NUMBERS)
+def test_a_number_that_changes_is_no_reason_to_compile_again(name, values, dynamic):
+    """At most two graphs; PyTorch gives up at the ninth."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    def draw(logits, value):
+        return sample(logits, **{"seed": 1, "backend": "torch", name: value})
+
+    torch.compiler.reset()
+    step = torch.compile(draw, fullgraph=True, backend=count, dynamic=dynamic)
+    for value in values:
+        assert torch.equal(step(LOGITS, value), draw(LOGITS, value))
+    assert len(graphs) <= 2
 
 
 def test_no_gradient_flows():
@@ -159,7 +194,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(api, "choose_backend", lambda backend, device: launch)
+    monkeypatch.setattr(dispatch, "load_backend", lambda name: launch)
     with FakeTensorMode():
         logits = torch.empty(4, 1000, device="cuda")
     return kernels, logits

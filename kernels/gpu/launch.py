@@ -14,7 +14,7 @@ import triton
 from fused_sampler.contract.draws import Draws
 from fused_sampler.contract.mass import BLOCK
 from fused_sampler.output import SampleOutput
-from fused_sampler.params import Rows
+from fused_sampler.params import RowParams
 
 from .draw import _draw_kernel
 from .summarize import _summarize_kernel
@@ -37,17 +37,17 @@ SIZES = Sizes()
 _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
 
 
-def sample(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> SampleOutput:
+def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> SampleOutput:
     """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts. Two launches."""
     return _summarize_and_draw(logits, rows, draws, info).output
 
 
-def softmax(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
     return _write(logits, rows, probabilities=True)
 
 
-def mask_logits(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+def mask_logits(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
     return _write(logits, rows, probabilities=False)
 
@@ -63,7 +63,9 @@ class _Settled(NamedTuple):
     masses: torch.Tensor  # [B] int64
 
 
-def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bool) -> _Settled:
+def _summarize_and_draw(
+    logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool
+) -> _Settled:
     batch, vocab = logits.shape
     num_blocks = triton.cdiv(vocab, BLOCK)
     tiles, splits = _split(batch, num_blocks)
@@ -88,7 +90,7 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
 
     params = _operands(rows, logits)
     seed, step = _operand(draws.seed, logits), _operand(draws.step, logits)
-    strides = draws.seed.stride(0), draws.step.stride(0)  # 0: one word for all rows
+    strides = _stride(draws.seed), _stride(draws.step)
     stream = None if draws.stream is None else _operand(draws.stream, logits)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
@@ -112,14 +114,13 @@ def _summarize_and_draw(logits: torch.Tensor, rows: Rows, draws: Draws, info: bo
     return _Settled(output, params, maxima, row_max, thresholds, masses)
 
 
-def _write(logits: torch.Tensor, rows: Rows, probabilities: bool) -> torch.Tensor:
+def _write(logits: torch.Tensor, rows: RowParams, probabilities: bool) -> torch.Tensor:
     """Settle the rows, with a draw nobody looks at, and write them. Three launches."""
     batch, vocab = logits.shape
     output = logits.new_empty(logits.shape, dtype=torch.float32)
     if batch == 0:
         return output
-    nothing = torch.zeros(1, dtype=torch.int64, device="cpu").expand(batch)
-    settled = _summarize_and_draw(logits, rows, Draws(nothing, nothing, nothing, 1), info=False)
+    settled = _summarize_and_draw(logits, rows, Draws(0, 0, 0, 1), info=False)
     num_blocks = settled.maxima.shape[1]
     tiles, splits = _split(batch, num_blocks)
     temperature, c, *_ = settled.params
@@ -146,17 +147,25 @@ def _warp_size(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32
 
 
-def _operand(values: torch.Tensor, logits: torch.Tensor) -> Any:
+def _stride(words: int | torch.Tensor) -> int:
+    """0: one word for all rows."""
+    return words.stride(0) if isinstance(words, torch.Tensor) else 0
+
+
+def _operand(values: int | torch.Tensor, logits: torch.Tensor) -> Any:
     """A `[B]` tensor beside the logits; what stands on the CPU for one number, as that number."""
+    if isinstance(values, int):
+        return values
     if values.device.type == "cpu" and (values.stride(0) == 0 or len(values) == 1):
         return values[0].item()
     return values.to(logits.device)
 
 
-def _operands(rows: Rows, logits: torch.Tensor) -> list[Any]:
+def _operands(rows: RowParams, logits: torch.Tensor) -> list[Any]:
     """The five parameters; what one tensor element says of all rows is spelt out for each."""
     operands = []
-    for values in rows:
+    columns = (rows.filters[name] for name in ("top_k", "top_p", "min_p"))
+    for values in (rows.temperature, rows.c, *columns):
         operand = _operand(values, logits)
         if isinstance(operand, torch.Tensor) and not operand.is_contiguous():
             operand = operand.clone(memory_format=torch.contiguous_format)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import kernels  # type: ignore[attr-defined]  # setup.py maps the folder
+from ..dispatch import choose_backend
 from ..models import load as models
 
 
@@ -44,12 +45,10 @@ def gather() -> dict[str, str]:
 
 def auto_backend() -> tuple[str, str]:
     """The backend that "auto" takes for tensors on this machine's best device, and why."""
-    if not torch.cuda.is_available():
-        return "torch", "no CUDA or ROCm device"
-    reason = kernels.unavailable(torch.device("cuda"))
-    if reason is None:
-        return "triton", "for tensors on a CUDA or ROCm device (torch for those on the CPU)"
-    return "torch", reason
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backend = choose_backend("auto", device)
+    wanted = "triton" if device.type == "cuda" else "cpu"
+    return backend, kernels.unavailable(wanted, device) or f"for tensors on {device.type}"
 
 
 def _devices() -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import numbers
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,89 +12,27 @@ from .philox import multiply_high, random_bits
 Seed = int | torch.Tensor | None
 Step = int | torch.Tensor
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_FEW_DRAWS = 8  # up to here Python integers beat the launch of a hundred tiny tensor operations
-_AHEAD = 16  # steps whose bits are worked out together, as that costs hardly more than one does
-# Last streams for which it is done: fewer are quick one by one, of more the bits would take memory.
-_STREAMS_AHEAD = range(4, 512)
 
 
 class Draws(NamedTuple):
-    """The random numbers of a batch: `num_samples` draws from each of B rows."""
+    """The random numbers of a batch: `num_samples` draws from each of B rows.
 
-    seed: torch.Tensor  # int64 [B]
-    step: torch.Tensor  # int64 [B]
-    stream: torch.Tensor | None  # int64 [B]; None: each row's own number
+    Seed, step and stream are one number for all rows, or int64 `[B]`; a number is a signed word.
+    """
+
+    seed: int | torch.Tensor
+    step: int | torch.Tensor
+    stream: int | torch.Tensor | None  # None: each row's own number
     num_samples: int
-    lasting: bool = False  # the seed was given: later steps are likely to use it too
-
-    def to(self, device: torch.device) -> Draws:
-        """All of them beside logits on `device`; on the CPU they are there already."""
-        if device.type == "cpu":
-            return self
-        seed, step, stream = self.seed.to(device), self.step.to(device), self._streams().to(device)
-        return Draws(seed, step, stream, self.num_samples, self.lasting)
-
-    def _streams(self) -> torch.Tensor:
-        """The stream of each row, int64 [B]."""
-        if self.stream is not None:
-            return self.stream
-        return torch.arange(len(self.seed), device=self.seed.device)
 
     def below(self, mass: torch.Tensor) -> torch.Tensor:
-        """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for masses [B]."""
-        return multiply_high(*self._bits(), mass[:, None])
-
-    def uniform(self) -> torch.Tensor:
-        """`U / 2**64` of every draw, fp64 [B, num_samples]."""
-        high, low = self._bits()
-        return high.double().mul_(2.0**-32).add_(low, alpha=2.0**-64)
-
-    def _bits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """High and low half of `U`, int64 [B, num_samples]."""
-        seed, step = _shared(self.seed), _shared(self.step)
-        lasting = self.lasting and self.num_samples == 1
-        if lasting and isinstance(seed, int) and isinstance(step, int):
-            last = len(self.seed) - 1 if self.stream is None else int(self.stream.max())
-            if last in _STREAMS_AHEAD:
-                ahead = _bits_ahead(seed, step // _AHEAD, 1 << last.bit_length())
-                high, low = ahead[step % _AHEAD]
-                own = slice(last + 1) if self.stream is None else self.stream
-                return high[own], low[own]
-        device, streams = self.seed.device, self._streams()
-        if device.type == "cpu" and len(streams) * self.num_samples <= _FEW_DRAWS:
-            words = zip(self.seed.tolist(), self.step.tolist(), streams.tolist(), strict=True)
-            bits = [[random_bits(*row, i) for i in range(self.num_samples)] for row in words]
-            high, low = torch.tensor(bits, device=device).unbind(-1)
-            return high, low
+        """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for mass [B, 1]."""
+        device = mass.device
+        stream = torch.arange(len(mass), device=device) if self.stream is None else self.stream
+        words = (torch.as_tensor(word, device=device) for word in (self.seed, self.step, stream))
+        seed, step, stream = (word.expand(len(mass))[:, None] for word in words)
         draw = torch.arange(self.num_samples, device=device)
-        return random_bits(seed, step, streams[:, None], draw)
-
-    def select(self, rows: Sequence[int]) -> Draws:
-        """The draws of these rows, in ascending order."""
-        if len(rows) == len(self.seed):
-            return self
-        index = torch.tensor(rows, device=self.seed.device)
-        stream = index if self.stream is None else self.stream[index]
-        seed, step = self.seed[index], self.step[index]
-        return Draws(seed, step, stream, self.num_samples, self.lasting)
-
-
-@functools.lru_cache(maxsize=16)
-def _bits_ahead(seed: int, turn: int, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """High and low half of `U`, int64 [rows, 1], of the streams below `rows` in `_AHEAD` steps.
-
-    The first step is `turn * _AHEAD`.
-    """
-    step = turn * _AHEAD + torch.arange(_AHEAD, device="cpu")[:, None, None]
-    high, low = random_bits(seed, step, torch.arange(rows, device="cpu")[:, None], 0)
-    return list(zip(high, low, strict=True))
-
-
-def _shared(words: torch.Tensor) -> int | torch.Tensor:
-    """One integer for all rows where they agree, as they mostly do; else [B, 1]."""
-    if words.device.type == "cpu" and (words.stride(0) == 0 or (words == words[0]).all()):
-        return int(words[0])
-    return words[:, None]
+        return multiply_high(*random_bits(seed, step, stream, draw), mass)
 
 
 def resolve_draws(
@@ -122,24 +58,26 @@ def resolve_draws(
         raise ValueError(
             f"generator lives on {generator.device}; pass a CPU generator, as torch.Generator() is."
         )
-    lasting = seed is not None
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     shared = not isinstance(seed, torch.Tensor) or seed.dim() == 0
     return Draws(
         _int64("seed", seed, batch, device),
         _int64("step", step, batch, device, lowest=0, validate=validate),
-        None if shared else torch.zeros(1, dtype=torch.int64, device="cpu").expand(batch),
+        None if shared else 0,
         num_samples,
-        lasting,
     )
 
 
 def seed_tensor(seed: int | torch.Tensor) -> torch.Tensor:
     """A seed as int64: 0-dimensional, or `[B]` for a seed a row."""
-    if isinstance(seed, torch.Tensor) and seed.dim() == 1:
-        return _int64("seed", seed, len(seed), seed.device)
-    return _int64("seed", seed, 1, torch.device("cpu"))[0]
+    if not isinstance(seed, torch.Tensor):
+        return torch.tensor(signed_word("seed", seed), device="cpu")
+    if seed.dim() == 0:
+        return seed_tensor(seed[None])[0]
+    words = _int64("seed", seed, len(seed), seed.device)
+    assert isinstance(words, torch.Tensor)
+    return words
 
 
 def signed_word(name: str, value: int, lowest: int = -(2**63)) -> int:
@@ -171,11 +109,10 @@ def _int64(
     device: torch.device,
     lowest: int = -(2**63),
     validate: bool = False,
-) -> torch.Tensor:
-    """`value` as 64-bit words [B], a number's on the CPU, as in `Rows`."""
+) -> int | torch.Tensor:
+    """A number as a signed word, a tensor as int64 [B] beside the logits."""
     if not isinstance(value, torch.Tensor):
-        word = signed_word(name, value, lowest)
-        return torch.full((1,), word, dtype=torch.int64, device="cpu").expand(batch)
+        return signed_word(name, value, lowest)
     if value.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")
     if value.shape not in ((), (batch,)):

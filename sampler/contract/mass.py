@@ -52,3 +52,22 @@ def token_weights(x: torch.Tensor, block_max: torch.Tensor, c: torch.Tensor) -> 
 def scale_sums(sums: torch.Tensor, mantissa: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
     """`scale_b`: sums of weights (int64) to mass, with the block scale from `exp2_parts`."""
     return (sums * mantissa) >> (14 - exponent).clamp(max=63)
+
+
+def log2_mass(mass: torch.Tensor) -> torch.Tensor:
+    """log2 of masses (int64, at least 1) in units of the best token's, fp64, the same everywhere.
+
+    32 bits behind the point, by squaring: the square of a number from 1 to 2 passes 2 where its
+    logarithm's next bit is 1.
+    """
+    n = torch.zeros_like(mass)  # where the highest bit stands
+    for half in (32, 16, 8, 4, 2, 1):
+        n += half * (mass >> (n + half) > 0)
+    y = (mass >> (n - 31).clamp(min=0)) << (31 - n).clamp(min=0)  # 1 to 2, 31 bits behind the point
+    bits = n
+    for _ in range(32):
+        y = ((y * y) >> 31) & (2**33 - 1)  # the product may fill 64 bits: a sign is masked away
+        bit = y >> 32
+        y = y >> bit
+        bits = bits * 2 + bit
+    return bits.double() * 2.0**-32 - 40

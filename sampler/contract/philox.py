@@ -10,43 +10,37 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 Words = Any  # int or int64 tensor, mixed as it comes
 
-_INTS = (32, 0xFFFFFFFF, 0xD2511F53, 0xCD9E8D57)  # half a word pair, its mask, the two multipliers
-_TENSORS = tuple(map(torch.tensor, _INTS))  # beside a tensor they cost half of what numbers do
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 
 
 def philox(key: tuple[Words, Words], counter: tuple[Words, ...]) -> tuple[Words, ...]:
     """Four 32-bit output words for two key words and four counter words, each in [0, 2**32)."""
-    tensors = any(isinstance(word, torch.Tensor) for word in counter)
-    half, mask, multiplier0, multiplier1 = _TENSORS if tensors else _INTS
     k0, k1 = key
     c0, c1, c2, c3 = counter
     for _ in range(_ROUNDS):
-        product0, product1 = c0 * multiplier0, c2 * multiplier1
-        c0 = ((product1 >> half) & mask) ^ (c1 ^ k0)
-        c2 = ((product0 >> half) & mask) ^ (c3 ^ k1)
-        c1, c3 = product1 & mask, product0 & mask
-        k0, k1 = (k0 + _KEY_STEPS[0]) & 0xFFFFFFFF, (k1 + _KEY_STEPS[1]) & 0xFFFFFFFF
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0 = ((product1 >> 32) & _MASK) ^ (c1 ^ k0)
+        c2 = ((product0 >> 32) & _MASK) ^ (c3 ^ k1)
+        c1, c3 = product1 & _MASK, product0 & _MASK
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
     return c0, c1, c2, c3
 
 
 def random_bits(seed: Words, step: Words, stream: Words, draw: Words) -> tuple[Words, Words]:
     """The high and the low half of `U`, the 64 random bits of contract section 6."""
-    mask = 0xFFFFFFFF
-    key = seed & mask, (seed >> 32) & mask
-    high, low, _, _ = philox(key, (step & mask, (step >> 32) & mask, stream, draw))
+    key = seed & _MASK, (seed >> 32) & _MASK
+    high, low, _, _ = philox(key, (step & _MASK, (step >> 32) & _MASK, stream, draw))
     return high, low
 
 
 def multiply_high(high: Words, low: Words, mass: Words) -> Words:
     """`floor(U * mass / 2**64)` for `U = high * 2**32 + low` and `0 <= mass < 2**63`."""
-    half, mask, *_ = _TENSORS if isinstance(mass, torch.Tensor) else _INTS
-    mass_high, mass_low = mass >> half, mass & mask
+    mass_high, mass_low = mass >> 32, mass & _MASK
     a, b = high * mass_low, low * mass_high
-    middle = ((low * mass_low >> half) & mask) + (a & mask) + (b & mask)
-    return high * mass_high + ((a >> half) & mask) + ((b >> half) & mask) + (middle >> half)
+    middle = ((low * mass_low >> 32) & _MASK) + (a & _MASK) + (b & _MASK)
+    return high * mass_high + ((a >> 32) & _MASK) + ((b >> 32) & _MASK) + (middle >> 32)

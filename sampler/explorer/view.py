@@ -15,7 +15,7 @@ from ..api import mask_logits, sample
 from ..cli.inspect import Candidate, Inspection, inspect_logits, spelling
 from ..contract.mass import BEST_MASS
 from ..contract.philox import multiply_high, random_bits
-from ..contract.reference import BlockTable, cumulative_mass
+from ..contract.reference import BlockTable
 from ..models.load import LoadedModel
 from ..params import SamplingParams, resolve_rows
 from ..views.request import Request
@@ -147,5 +147,5 @@ def _cumulative_mass(logits: torch.Tensor, request: Request, kept: torch.Tensor)
     if request.greedy:
         return kept.cumsum(0) * BEST_MASS
     x = logits[None]
-    table = BlockTable(x, resolve_rows(x, request.temperature).c)
-    return cumulative_mass(table, kept[None])[0, : len(kept)]
+    table = BlockTable(x, resolve_rows(x, temperature=request.temperature).c)
+    return table.cumulative_mass(kept[None])[0, : len(kept)]

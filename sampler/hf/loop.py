@@ -93,7 +93,7 @@ def fused_generate(
             scores = warpers.run(stages, input_ids, logits)
             tokens: Any
             if do_sample:
-                tokens = sample(scores, **vars(params), seed=seeds, step=step, validate=False)
+                tokens = sample(scores, params=params, seed=seeds, step=step, validate=False)
             else:
                 tokens = _argmax(scores)
             if "scores" in record and params != SamplingParams():

@@ -1,6 +1,6 @@
 """Which part of a Hugging Face processor list the sampler does itself.
 
-Temperature, top-k, top-p and min-p leave the list; every other processor stays and sees the same
+Temperature and the filters leave the list; every other processor stays and sees the same
 scores as before. A warper that stands before another processor cannot wait for the draw, so a list
 becomes stages: lists of kept processors and, between them, `SamplingParams` for `mask_logits`; the
 trailing warpers become the parameters of the draw.
@@ -13,27 +13,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers.generation.logits_process import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers.generation import logits_process
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
 from ..api import mask_logits
-from ..params import GREEDY_BELOW, SamplingParams
+from ..filters import FILTERS
+from ..params import GREEDY_BELOW, PARAMETERS, SamplingParams
 
 Stage = LogitsProcessorList | SamplingParams
 
-_FUSED = {  # in the order in which one call applies them
-    TemperatureLogitsWarper: "temperature",
-    TopKLogitsWarper: "top_k",
-    TopPLogitsWarper: "top_p",
-    MinPLogitsWarper: "min_p",
+# Class: the parameter, and the warper's attribute with its value.
+_FUSED: dict[type, tuple[str, str]] = {
+    logits_process.TemperatureLogitsWarper: ("temperature", "temperature")
 }
-_ORDER = list(_FUSED.values())
+_FUSED |= {getattr(logits_process, f.hf[0]): (f.name, f.hf[1]) for f in FILTERS}
 
 
 def split(processors: Iterable[LogitsProcessor]) -> tuple[list[Stage], SamplingParams]:
@@ -47,12 +40,12 @@ def split(processors: Iterable[LogitsProcessor]) -> tuple[list[Stage], SamplingP
     open_call: dict[str, float] = {}
     for processor in processors:
         name = _fused_name(processor)
-        rank = -1 if name is None else _ORDER.index(name)
-        if open_call and rank <= max(map(_ORDER.index, open_call)):
+        rank = -1 if name is None else PARAMETERS.index(name)
+        if open_call and rank <= max(map(PARAMETERS.index, open_call)):
             stages.append(SamplingParams(**open_call))
             open_call = {}
         if name is not None:
-            open_call[name] = getattr(processor, name)
+            open_call[name] = getattr(processor, _FUSED[type(processor)][1])
         elif stages and isinstance(stages[-1], LogitsProcessorList):
             stages[-1].append(processor)
         else:
@@ -64,7 +57,7 @@ def run(stages: Iterable[Stage], input_ids: Any, scores: torch.Tensor) -> torch.
     """Apply `stages` to fp32 `scores` [B, V] for the tokens so far, `input_ids` [B, T]."""
     for stage in stages:
         if isinstance(stage, SamplingParams):
-            scores = mask_logits(scores, **vars(stage))
+            scores = mask_logits(scores, params=stage)
         else:
             scores = stage(input_ids, scores)
     return scores
@@ -72,11 +65,11 @@ def run(stages: Iterable[Stage], input_ids: Any, scores: torch.Tensor) -> torch.
 
 def _fused_name(processor: Any) -> str | None:
     """The parameter that stands for this warper; None when only the warper itself will do."""
-    name = _FUSED.get(type(processor))  # a subclass may do anything
+    name, _ = _FUSED.get(type(processor), (None, None))  # a subclass may do anything
     if name == "temperature":
         # Below GREEDY_BELOW a draw is the argmax, which is not quite what dividing gives.
         return name if processor.temperature >= GREEDY_BELOW else None
     if name is None or processor.filter_value != -math.inf:
         return None
-    # top-k has already raised its k to min_tokens_to_keep; the other two apply it afterwards.
+    # top-k has already raised its k to min_tokens_to_keep; the others apply it afterwards.
     return name if name == "top_k" or processor.min_tokens_to_keep == 1 else None

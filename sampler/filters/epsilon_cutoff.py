@@ -1,0 +1,38 @@
+"""epsilon cutoff: tokens at least so probable, among what is left (arXiv 2210.15191)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..contract.mass import log2_mass
+from .record import Filter
+
+if TYPE_CHECKING:
+    from ..contract.reference import BlockTable
+
+
+def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
+    """fp32 log2(epsilon); -inf is off."""
+    return values.double().log2().float()
+
+
+def _keep(table: BlockTable, kept: torch.Tensor, log2_epsilon: torch.Tensor) -> torch.Tensor:
+    """2**z / mass >= epsilon, by logarithms; the best token always."""
+    least = (log2_epsilon.double() + log2_mass(table.mass(kept))[:, None]).float()
+    return table.z >= least.clamp(max=0.0)
+
+
+EPSILON_CUTOFF = Filter(
+    name="epsilon_cutoff",
+    kind=float,
+    low=0.0,
+    high=1 - 2**-24,  # the largest fp32 below 1
+    off=0.0,
+    help="Keep tokens at least this probable among those that the other filters keep; 0 is off.",
+    remedy="use a number from 0 to below 1; 0 switches it off",
+    hf=("EpsilonLogitsWarper", "epsilon"),
+    column=_column,
+    keep=_keep,
+)

@@ -1,0 +1,40 @@
+"""What there is to know of a sampling parameter and of a filter, in one record each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from ..contract.reference import BlockTable
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter's name, range and words. Everything that offers or checks it reads this."""
+
+    name: str  # as Hugging Face spells it
+    kind: type  # int or float
+    low: float
+    high: float  # included, like `low`
+    off: float  # switches it off, as None does
+    help: str  # one sentence, for command lines
+    remedy: str  # what to pass instead of a value that is refused
+
+
+@dataclass(frozen=True)
+class Filter(Parameter):
+    """A filter keeps the logits from a threshold up, which its rule finds (contract section 4).
+
+    hf: Hugging Face's warper and the attribute of it that holds the value.
+    column: values in range, int64 or fp32 `[n]`, and the vocabulary's size, to what kernels read.
+    keep: the textbook's rule. From the row's table, what the earlier filters kept (bool
+        `[B, N * 64]`) and the column `[B, 1]`: what this filter alone would keep of that.
+    """
+
+    hf: tuple[str, str]
+    column: Callable[[torch.Tensor, int], torch.Tensor]
+    keep: Callable[[BlockTable, torch.Tensor, Any], torch.Tensor]
