@@ -5,7 +5,8 @@ BIN := .venv/bin
 # A CPU build of PyTorch: a plain `torch` would bring several gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint check test-gpu bench bench-check test-compat clean
+.PHONY: setup demo test lint check test-gpu bench bench-check \
+	bench-record test-compat clean
 
 setup: .venv/ready
 
@@ -35,10 +36,14 @@ test: setup .venv/browser
 		echo "No Chromium, so its tests skip: apt-get install chromium chromium-driver"
 	@touch $@
 
+# mypy gets the folders as they install, kernels/ and benchmarks/ inside of the package: by links.
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy sampler kernels
+	rm -rf .venv/typed
+	mkdir -p .venv/typed/fused_sampler
+	ln -s "$(CURDIR)"/{sampler/*,kernels,benchmarks} .venv/typed/fused_sampler
+	MYPYPATH=.venv/typed $(BIN)/mypy -p fused_sampler
 
 check: lint test
 
@@ -61,11 +66,15 @@ bench: setup
 bench-check: setup
 	$(BIN)/python -m fused_sampler.benchmarks.check
 
-# With the oldest transformers and Triton that are supported (that Triton needs an older NumPy).
+# Only where a ratio is meant to change, or on another machine.
+bench-record: setup
+	$(BIN)/python -m fused_sampler.benchmarks.check --record benchmarks/floor.json
+
+# With the oldest transformers, Triton and Numba that are supported (both need an older NumPy).
 test-compat:
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
-	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' 'triton==3.4.*' 'numpy<2.3' \
-		pytest pytest-xdist hypothesis scipy
+	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' 'triton==3.4.*' 'numba==0.61.*' \
+		'numpy<2.3' pytest pytest-xdist hypothesis scipy
 	.venv-compat/bin/pip install -q --no-deps -e .
 	.venv-compat/bin/pytest -n 2 tests/hf tests/test_packaging.py \
 		tests/kernels/gpu/test_triton.py tests/test_torch_compile.py tests/contract/test_contract.py

@@ -32,7 +32,7 @@ LOGITS = ("random", "real", "all equal")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 REAL_VOCAB = 49_152  # of the embedded model
-_REAL_ROWS = Path(__file__).resolve().parent.parent / "tests" / "data" / "real_logits.npy"
+_REAL_ROWS = Path(__file__).with_name("real_logits.npy")  # made by make_real_logits.py
 
 
 def row_params(case: str, batch: int, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -55,16 +55,15 @@ def make_logits(
 ) -> torch.Tensor:
     """Logits [batch, vocab]: "random" (normal x 3, always the same), "real" or "all equal".
 
-    The first 20 real rows are the repository's; further ones, or all where there is no checkout,
-    are those of the embedded model while it writes (`ModelError` where it is not installed).
+    The first 20 real rows are a file beside this one; further ones are those of the embedded model
+    while it writes (`ModelError` where it is not installed).
     """
     if kind == "real":
         if vocab != REAL_VOCAB:
             raise ValueError(f"real logits have a vocabulary of {REAL_VOCAB}, not {vocab}.")
-        rows = torch.from_numpy(np.load(_REAL_ROWS)) if _REAL_ROWS.exists() else None
-        if rows is None or len(rows) < batch:
-            written = _written_logits(-(-batch // _PROMPTS_AT_ONCE))
-            rows = written if rows is None else torch.cat((rows, written))
+        rows = torch.from_numpy(np.load(_REAL_ROWS))
+        if (missing := batch - len(rows)) > 0:
+            rows = torch.cat((rows, _written_logits(-(-missing // _PROMPTS_AT_ONCE))))
         return rows[:batch].to(device, dtype)
     if kind == "all equal":
         return torch.full((batch, vocab), 0.25, dtype=dtype, device=device)

@@ -1,7 +1,8 @@
 """Have the ratios fallen below those that were recorded? Leaves with 1 if one has.
 
-    python -m fused_sampler.benchmarks.check            # compares with floor.json
-    python -m fused_sampler.benchmarks.check --record   # writes it
+    python -m fused_sampler.benchmarks.check                    # compares with the suite's own
+    python -m fused_sampler.benchmarks.check --against FILE     # with those of this machine
+    python -m fused_sampler.benchmarks.check --record FILE      # writes them
 
 A ratio is another's time over ours in the same round, on the CPU: that of Hugging Face's sampling,
 and that of one read of the logits. Times of a machine come and go with what else it does; both
@@ -39,7 +40,7 @@ from .report import MAIN_CASES
 from .results import FLOOR, facts
 from .timing import Clock, CPUClock, time_in_turn
 
-FILE = Path(__file__).with_name("floor.json")
+OWN = Path(__file__).with_name("floor.json")
 CPU = torch.device("cpu")
 PLACES = (("random", VOCAB, 1), ("random", VOCAB, 8), ("real", REAL_VOCAB, 8))
 CELLS = [
@@ -110,7 +111,7 @@ def read_record(path: Path) -> dict[str, Any]:
         return {"run": record["run"], "ratios": record["ratios"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path.name} holds no recorded ratios; run with --record at a commit to compare with"
+            f"{path} holds no recorded ratios; run with --record {path} at a commit to compare with"
         ) from error
 
 
@@ -118,22 +119,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command.Options(
         prog=f"python -m {__spec__.name}", description=__doc__.splitlines()[0]
     )
-    options.add_argument("--record", action="store_true", help="write the ratios, do not compare")
+    what = options.add_mutually_exclusive_group()
+    what.add_argument(
+        "--record", type=Path, metavar="FILE", help="write the ratios, do not compare"
+    )
+    what.add_argument(
+        "--against", type=Path, metavar="FILE", default=OWN, help="the ratios to compare with"
+    )
     chosen = options.parse_args(arguments)
     here = facts(CPU, command.as_typed(options, arguments))
-    record = None if chosen.record else read_record(FILE)
-    now = _measure_with_bar()
-    if record is None:
-        FILE.write_text(json.dumps({"run": here, "ratios": now}, indent=1) + "\n")
-        print(f"{len(now)} ratios recorded in {FILE.name}")
+    if chosen.record:
+        if not chosen.record.parent.is_dir():
+            options.error(f"--record {str(chosen.record)!r} is in a folder that does not exist")
+        now = _measure_with_bar()
+        with command.writing(chosen.record, remedy="give another file with --record"):
+            chosen.record.write_text(json.dumps({"run": here, "ratios": now}, indent=1) + "\n")
+        print(f"{len(now)} ratios recorded in {chosen.record}")
         return 0
+    record = read_record(chosen.against)
+    now = _measure_with_bar()
     for place, own in now.items():
         print(f"{place}: {_text(own)}, recorded {_text(record['ratios'].get(place))}")
     for name in ("cpu", "threads"):
         if here[name] != record["run"][name]:
             print(
                 f"recorded with {name} {record['run'][name]}, not {here[name]}: another machine "
-                "has other ratios; run with --record here first",
+                "has other ratios; run with --record FILE here first, then with --against FILE",
                 file=sys.stderr,
             )
     failed = failures(record["ratios"], now)

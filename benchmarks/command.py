@@ -42,15 +42,13 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(place: Path, remedy: str = "give another folder with --out") -> Iterator[None]:
     """Around the writing of results: a file that cannot be written is a ValueError."""
     try:
         yield
     except OSError as error:
-        path = str(error.filename or folder)
-        raise ValueError(
-            f"cannot write {path!r} ({error.strerror}); give another folder with --out"
-        ) from error
+        path = str(error.filename or place)
+        raise ValueError(f"cannot write {path!r} ({error.strerror}); {remedy}") from error
 
 
 def run(command: Callable[[], int | None]) -> NoReturn:

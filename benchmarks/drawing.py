@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ COLOURS = {  # mid tones that differ in lightness, too
     "vllm": "#a0522d",
     FLOOR: INK,
 }
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib types the keys one by one
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -56,7 +56,7 @@ def bar_figure(bars: dict[str, list[str]], panels: int) -> tuple[Figure, list[Ax
 def draw_bars(
     axis: Axes,
     bars: dict[str, list[str]],
-    values: dict[tuple[str, str], float],
+    values: Mapping[tuple[str, str], float | None],
     labels: dict[tuple[str, str], str],
 ) -> None:
     """Horizontal bars on a logarithmic axis; `bars` names those of each case, from the top."""

@@ -87,9 +87,10 @@ def times_along(field: str, rows: Sequence[Row]) -> Figure | None:
             if not points:
                 continue
             at = [value for value, _ in points]
+            times = ((r.median_ms, r.p10_ms, r.p90_ms) for _, r in points)
+            middle, low, high = zip(*times, strict=True)
             style: dict[str, Any] = {"linestyle": "--"} if name == FLOOR else {"marker": "o"}
-            axis.plot(at, [r.median_ms for _, r in points], color=colour_of(name), ms=4, **style)
-            low, high = [r.p10_ms for _, r in points], [r.p90_ms for _, r in points]
+            axis.plot(at, middle, color=colour_of(name), ms=4, **style)
             axis.fill_between(at, low, high, color=colour_of(name), alpha=0.18, linewidth=0)
         axis.set(xscale="log", yscale="log", title=case)
         axis.set_xticks(sorted({getattr(r, field) for r in own}))

@@ -33,7 +33,7 @@ def write_report(run: dict[str, Any], rows: Sequence[Row]) -> str:
 
 def where(run: dict[str, Any]) -> str:
     """What ran, and on what."""
-    place = run["gpu"] or f"{run['cpu']} without a GPU, so this is the PyTorch backend"
+    place = run["gpu"] or f"{run['cpu']} without a GPU, so this is the CPU"
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     threads, cores = counted(run["threads"], "thread"), counted(run["cores"], "core")
     return (

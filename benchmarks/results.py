@@ -17,7 +17,16 @@ from typing import Any
 import torch
 
 FLOOR = "floor"  # one read of the logits; a row of its own in every cell
-PACKAGES = ("fused-sampler", "torch", "triton", "transformers", "xllamacpp", "flashinfer", "vllm")
+PACKAGES = (
+    "fused-sampler",
+    "torch",
+    "triton",
+    "numba",
+    "transformers",
+    "xllamacpp",
+    "flashinfer",
+    "vllm",
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this file lies in, "+ changes" where it is not clean."""
+    """Of the checkout that this file belongs to, "+ changes" where it is not clean."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -100,6 +109,7 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not installed in another's folder
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "..")
         return git("rev-parse", "--short=12", "HEAD") + (" + changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -50,7 +50,7 @@ def run_suite(
             contenders[contender.name] = contender
         elif not isinstance(contender, Ours):
             lines.append(f"{contender.title}: {reason}.")
-    place = "on the GPU" if device.type == "cuda" else "no GPU: this measures the PyTorch backend"
+    place = "on the GPU" if device.type == "cuda" else "no GPU, so on the CPU"
     size, threads = counted(len(cells), "cell"), counted(torch.get_num_threads(), "thread")
     console.print(f"{size}, {place}, {threads}", soft_wrap=True)
     for line in lines:

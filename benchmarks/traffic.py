@@ -1,21 +1,22 @@
 """Planes that the GPU kernels read and write, counted in Triton's interpreter: `planes.json`.
 
-    python -m fused_sampler.benchmarks.traffic
+    python -m fused_sampler.benchmarks.traffic [--out benchmarks/planes.json]
 
 A plane is all logits, read or written once in their own dtype; here fp32. All bytes count, those of
 scratch memory too, averaged over the rows. Nothing is timed, and no GPU is needed. `planes.json`
 holds what was counted of this sampler, and by hand what is known of others, each with its source.
-The command counts anew in some two minutes, and prints what it counted as a Markdown table.
+The command counts anew in some two minutes and prints what it counted as a Markdown table; `--out`
+writes the file, with the others' rows as they are.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
+from . import command
 from .cases import CASES, REAL_VOCAB, make_logits, row_params
 
 PLANES = Path(__file__).with_name("planes.json")
@@ -81,6 +82,11 @@ def table(counted: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    options = command.Options(
+        prog=f"python -m {__spec__.name}", description=__doc__.splitlines()[0]
+    )
+    options.add_argument("--out", type=Path, metavar="FILE", help="write the counts here, as JSON")
+    out = options.parse_args().out
     os.environ["TRITON_INTERPRET"] = "1"
     import numpy as np
     from rich.console import Console
@@ -93,11 +99,12 @@ def main() -> None:
     cells = [(case, kind) for case in COUNTED for kind in LOGITS]
     console = Console(stderr=True)
     counted = [count(*cell) for cell in track(cells, "counting", console=console)]
-    others = json.loads(PLANES.read_text())["others"]
-    PLANES.write_text(json.dumps({"counted": counted, "others": others}, indent=1) + "\n")
     print(table(counted))
-    print(f"written: {PLANES.name}", file=sys.stderr)
+    if out:
+        others = json.loads(PLANES.read_text())["others"]
+        with command.writing(out, remedy="give another file with --out"):
+            out.write_text(json.dumps({"counted": counted, "others": others}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -6,3 +6,4 @@ from .output import SampleOutput
 from .params import SamplingParams
 
 __all__ = ["FusedSampler", "SampleOutput", "SamplingParams", "mask_logits", "sample", "softmax"]
+__version__ = "0.2.0.dev0"

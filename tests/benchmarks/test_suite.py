@@ -80,7 +80,7 @@ def test_a_run_writes_csv_json_markdown_and_pictures(tmp_path, capsys):
     assert run_suite(cells, peers, CPU, tmp_path, ["Of your choice."], seconds=0.0)
 
     printed = capsys.readouterr()
-    assert "13 cells, no GPU: this measures the PyTorch backend" in printed.err
+    assert "13 cells, no GPU, so on the CPU" in printed.err
     assert "13 of 13: top-p 0.9, all equal bf16, V=200, B=8\n" in printed.err
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["run"]["device"] == "cpu"
@@ -224,7 +224,7 @@ def test_nothing_measured_is_an_error(monkeypatch, tmp_path, capsys):
     arguments = ["--case", "top-k 50", "--vocab", "300", "--batch", "3", "--peers", "pytorch"]
     assert main(["bench", *arguments, "--quick", "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"1 cell, no GPU: this measures the PyTorch backend, {threads()}\n")
+    assert err.startswith(f"1 cell, no GPU, so on the CPU, {threads()}\n")
     assert err.splitlines()[-1].startswith("fused-sampler: nothing was measured; top-k 50, random")
     assert not list(tmp_path.iterdir())
 
@@ -360,14 +360,15 @@ def test_real_rows_that_cannot_be_had_are_left_out(monkeypatch, tmp_path, capsys
     from fused_sampler.benchmarks import cases
     from fused_sampler.models import load as models
 
-    monkeypatch.setattr(cases, "_REAL_ROWS", tmp_path / "missing")
+    cases._written_logits.cache_clear()
     monkeypatch.setattr(
         models, "load_model", lambda: (_ for _ in ()).throw(models.ModelError("not installed"))
     )
-    cells = [CELL, CELL._replace(logits="real", vocab=49_152)]
+    real = CELL._replace(logits="real", vocab=49_152)
+    cells = [CELL, real._replace(batch=10), real._replace(batch=11)]  # 20 rows are there
     assert run_suite(cells, [], CPU, tmp_path, seconds=0.0)
     left_out = json.loads((tmp_path / "results.json").read_text())["run"]["left_out"]
-    assert left_out == ["top-k 50, real fp32, V=49,152, B=2: not installed."]
+    assert left_out == ["top-k 50, real fp32, V=49,152, B=11: not installed."]
 
 
 def test_on_a_gpu(tmp_path):

@@ -62,7 +62,7 @@ def vector_draws(seed: int, step: int, stream: int, draw: int) -> Draws:
 
 def real_logits() -> torch.Tensor:
     """Next-token logits of the embedded model, fp16 [N, 49152]."""
-    return torch.from_numpy(np.load(DATA / "real_logits.npy"))
+    return torch.from_numpy(np.load(DATA.parents[1] / "benchmarks" / "real_logits.npy"))
 
 
 def logits_of(kind: str, batch: int, vocab: int, seed: int = 0) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Write `real_logits.npy`: next-token logits of the embedded model after 20 fixed prompts.
 
-`[20, 49152]` fp16, one row a prompt, in the order below; the logits of the last position. Tests and
-benchmarks read it as "real model logits", next to random ones. Needs `fused-sampler[demo]`:
+    python -m fused_sampler.benchmarks.make_real_logits benchmarks/real_logits.npy
 
-    python tests/data/make_real_logits.py
+`[20, 49152]` fp16, one row a prompt, in the order below; the logits of the last position. Tests and
+benchmarks read it as "real model logits", next to random ones. Needs `fused-sampler[demo]`.
 
 Running it again, or on another CPU, may move a logit by its last fp16 bit: matrix products differ.
 """
@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fused_sampler.models.load import load_model
-
-OUTPUT = Path(__file__).with_name("real_logits.npy")
+from ..models.load import load_model
+from . import command
 
 # From nearly certain to wide open, in several kinds of text.
 PROMPTS = [
@@ -50,6 +49,11 @@ def last_logits(model, tokenizer, prompt: str) -> np.ndarray:
 
 
 def main() -> None:
+    options = command.Options(
+        prog=f"python -m {__spec__.name}", description=__doc__.splitlines()[0]
+    )
+    options.add_argument("file", type=Path, metavar="FILE", help="where to write")
+    output = options.parse_args().file
     loaded = load_model()
     rows = []
     for prompt in PROMPTS:
@@ -58,9 +62,10 @@ def main() -> None:
         print(f"{prompt[-60:]!r} -> {token!r}")
     logits = np.stack(rows)
     assert np.isfinite(logits).all()
-    np.save(OUTPUT, logits)
-    print(f"{OUTPUT.name}: {logits.shape} {logits.dtype}, {OUTPUT.stat().st_size:,} bytes")
+    with command.writing(output, remedy="give another file"):
+        np.save(output, logits)
+    print(f"{output}: {logits.shape} {logits.dtype}, {output.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)
