@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..cli.inspect import next_logits
-from ..cli.model import encode_prompt
 from ..models.load import LoadedModel
+from ..models.prompt import encode_prompt
+from ..views.inspect import next_logits
 from ..views.request import Request
 from .view import View, view_of
 

@@ -12,13 +12,14 @@ from typing import Any, cast
 import torch
 
 from ..api import mask_logits, sample
-from ..cli.inspect import Candidate, Inspection, inspect_logits, spelling
 from ..contract.mass import BEST_MASS
 from ..contract.philox import multiply_high, random_bits
 from ..contract.reference import BlockTable, cumulative_mass
 from ..models.load import LoadedModel
 from ..params import SamplingParams, resolve_rows
+from ..views.inspect import Candidate, Inspection, inspect_logits, spelling
 from ..views.request import Request
+from ..views.settings import FILTERS
 
 TOP = 30  # tokens in the table
 SAMPLES = 1000  # draws that are counted
@@ -134,11 +135,11 @@ def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
     stages = {"the model": logits > -math.inf}
     if request.greedy:
         return stages | {"greedy": mask_logits(logits, 0) > -math.inf}
-    filters: dict[str, Any] = {"temperature": request.temperature}
-    for name in ("top_k", "top_p", "min_p"):
-        filters[name] = getattr(request, name)
-        if filters[name] != _OFF[name]:
-            stages[name.replace("_", "-")] = mask_logits(logits, **filters) > -math.inf
+    so_far: dict[str, Any] = {"temperature": request.temperature}
+    for filter in FILTERS:
+        so_far[filter.name] = request.sampling[filter.name]
+        if so_far[filter.name] != filter.off:
+            stages[filter.label] = mask_logits(logits, **so_far) > -math.inf
     return stages
 
 
