@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import typer
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..api import sample
 from ..hf import fused_generate
 from ..models.load import LoadedModel
 from ..models.prompt import encode_prompt
 from ..models.quiet import quiet_transformers
+from ..models.vocabulary import forbid_unspelled, unspelled_ids, unspelled_note
 from ..views.request import Request
 from .options import wrong
 from .waiting import load_for_command
@@ -35,6 +37,10 @@ def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> Non
     loaded = load_for_command(request.model)
     remedy = "shorten the prompt or lower --max-new-tokens"
     inputs = encode_prompt(loaded, request.prompt, max_new_tokens, remedy)
+
+    unspelled = len(unspelled_ids(loaded.tokenizer, loaded.vocabulary))
+    if note := unspelled_note(loaded.vocabulary, unspelled):
+        typer.echo(typer.style(note, dim=True), err=True)
 
     sampler = TimedSampler(loaded.model.device)
     tokens = 0
@@ -65,6 +71,7 @@ def _continue(
 ) -> int:
     """Generate and show one continuation; the number of its tokens."""
     tokenizer = loaded.tokenizer
+    unspelled = len(unspelled_ids(tokenizer, loaded.vocabulary))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if request.greedy:
         sampling: dict[str, Any] = {"do_sample": False}
@@ -79,9 +86,20 @@ def _continue(
             pad_token_id=pad,
             streamer=LiveText(tokenizer),
             custom_generate=fused_generate,
+            logits_processor=LogitsProcessorList([SpelledOnly(tokenizer)] if unspelled else []),
             sampler=sampler,
         )
     return output.shape[1] - inputs["input_ids"].shape[1]
+
+
+class SpelledOnly(LogitsProcessor):
+    """Forbids the ids that the tokenizer cannot spell, as `inspect` and the explorer do."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return forbid_unspelled(scores, self.tokenizer)
 
 
 class LiveText:

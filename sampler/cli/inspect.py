@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..models.vocabulary import unspelled_note
 from ..views.inspect import Inspection, inspect_prompt, spelling
 from ..views.request import Request
 from .waiting import load_for_command
@@ -65,6 +66,8 @@ def _summary(inspection: Inspection) -> list[str]:
         f"{inspection.kept} of {inspection.vocabulary} tokens kept, "
         f"with {inspection.kept_probability:.2%} of the probability"
     ]
+    if note := unspelled_note(inspection.vocabulary, inspection.unspelled):
+        lines.append(note)
     if inspection.drawn_id is not None:
         row = next(row for row in inspection.tokens if row.drawn)
         how = "greedy" if inspection.seed is None else f"seed {inspection.seed}"

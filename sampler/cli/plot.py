@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..models.prompt import encode_prompt
+from ..models.vocabulary import unspelled_note
 from ..params import SamplingParams
 from ..views.figures import draw_panels, draw_sweep, save
 from ..views.files import writing
@@ -35,6 +36,8 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
     logits = next_logits(loaded, inputs)
     length = inputs["input_ids"].shape[1]
     inspections = [inspect_logits(loaded, request, logits, length, top) for request in requests]
+    if note := unspelled_note(len(logits), inspections[0].unspelled):
+        typer.echo(note, err=True)
     if swept is None:
         figure = draw_panels(inspections)
     else:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
+from ..models.vocabulary import unspelled_note
 from ..views.request import Request
 from ..views.settings import SETTINGS, Setting
 from .text import Explorer
@@ -29,6 +30,7 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
         "settings": [_control(setting) for setting in SETTINGS],
+        "note": unspelled_note(views[0].table.vocabulary, views[0].table.unspelled),
         "top": TOP,
         "samples": SAMPLES,
         "saved": saved,

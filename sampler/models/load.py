@@ -21,6 +21,11 @@ class LoadedModel(NamedTuple):
     model: Any
     tokenizer: Any
 
+    @property
+    def vocabulary(self) -> int:
+        """How many ids the model has logits for."""
+        return self.model.config.get_text_config().vocab_size
+
 
 def load_model(name: str | None = None, report: Callable[[str], None] | None = None) -> LoadedModel:
     """The model `name`, a folder or a Hugging Face hub id; `None` is the embedded default.

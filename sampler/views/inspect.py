@@ -12,6 +12,7 @@ from ..api import mask_logits, sample, softmax
 from ..models.load import LoadedModel
 from ..models.prompt import encode_prompt
 from ..models.quiet import quiet_transformers
+from ..models.vocabulary import forbid_unspelled, unspelled_ids
 from ..output import SampleOutput
 from .request import Request
 
@@ -42,6 +43,7 @@ class Inspection:
     sampling: dict[str, Any]  # by the names of `SamplingParams`
     seed: int | None
     vocabulary: int
+    unspelled: int  # ids of these that are forbidden, as the tokenizer cannot spell them
     kept: int
     kept_probability: float
     drawn_id: int | None  # None: neither a seed nor greedy
@@ -57,9 +59,10 @@ def inspect_prompt(loaded: LoadedModel, request: Request, top: int) -> Inspectio
 
 
 def next_logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What the model says of the token after `inputs`, fp32 [V]."""
+    """What the model says of the token after `inputs`, fp32 [V]; -inf: it cannot be spelled."""
     with torch.inference_mode(), quiet_transformers():
-        return loaded.model(**inputs).logits[0, -1].float()
+        logits = loaded.model(**inputs).logits[0, -1].float()
+        return forbid_unspelled(logits, loaded.tokenizer)
 
 
 def inspect_logits(
@@ -113,6 +116,7 @@ def inspect_logits(
         sampling=sampling,
         seed=request.seed,
         vocabulary=len(logits),
+        unspelled=len(unspelled_ids(loaded.tokenizer, len(logits))),
         kept=int(kept.sum()),
         kept_probability=min(1.0, float(probabilities[kept].sum())),
         drawn_id=drawn_id,

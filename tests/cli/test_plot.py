@@ -291,6 +291,9 @@ class Words:
     def __init__(self, *words):
         self.words = words
 
+    def get_vocab(self):
+        return {word: i for i, word in enumerate(self.words)}
+
     def decode(self, ids, clean_up_tokenization_spaces):
         return self.words[ids[0]]
 

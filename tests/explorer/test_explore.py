@@ -292,8 +292,8 @@ def test_other_sites_are_refused(server, headers):
         ({"prompt": "x" * POSITIONS}, None, f"has {POSITIONS} tokens and 1 more are asked for"),
         ({"appended": [40] * POSITIONS}, None, "shorten the prompt"),
         ({"appended": ["a"]}, None, "appended is ['a']; give a list of token ids"),
-        ({"appended": [257]}, None, "appended token 257 is not an id from 0 to 256"),
-        ({"appended": [-1]}, None, "appended token -1 is not an id"),
+        ({"appended": [257]}, None, "appended token 257 is no id of the tokenizer's"),
+        ({"appended": [-1]}, None, "appended token -1 is no id"),
     ],
 )
 def test_bad_values_are_one_sentence(server, state, field, words):

@@ -282,6 +282,20 @@ def test_call_in_python_is_shown(page):
     assert page.text("call") == call
 
 
+def test_ids_that_cannot_be_spelled_are_told_and_never_drawn(driver, page, tmp_path):
+    assert not page.find("unspelled").is_displayed()
+    save_tiny_model(tmp_path, padding=71)
+    padded = Explorer(load_model(str(tmp_path)))
+    with serving(padded, request_of(temperature=3.0)) as server:
+        page = Page(driver, server.url)
+        note = "257 of 328 ids: 71 that the tokenizer cannot spell are forbidden."
+        assert page.text("unspelled") == note
+        for _ in range(8):
+            page.click("append")
+        assert page.text("error") == ""
+        assert len(page.all("#text .token")) == 8
+
+
 # The text
 
 

@@ -101,6 +101,8 @@ function fillInputs() {
   for (const name of FIELDS) byId(name).value = data.request[name];
   for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
   byId("model").textContent = data.views[0].table.model;
+  byId("unspelled").hidden = data.note === null;
+  byId("unspelled").textContent = `${data.note}.`;
   byId("count-name").textContent = `Draw ${data.samples}`;
   byId("draws-name").textContent = `${integer.format(data.samples)} draws`;
 }
