@@ -28,6 +28,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from ..views.files import writing
 from . import command
 from .cases import REAL_VOCAB, row_params
 from .kept_sets import Contract
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not chosen.record.parent.is_dir():
             options.error(f"--record {str(chosen.record)!r} is in a folder that does not exist")
         now = _measure_with_bar()
-        with command.writing(chosen.record, remedy="give another file with --record"):
+        with writing(chosen.record, remedy="give another file with --record"):
             chosen.record.write_text(json.dumps({"run": here, "ratios": now}, indent=1) + "\n")
         print(f"{len(now)} ratios recorded in {chosen.record}")
         return 0

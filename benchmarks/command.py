@@ -6,10 +6,11 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
+
+OTHER_FOLDER = "give another folder with --out"  # where results cannot be written
 
 
 class Options(argparse.ArgumentParser):
@@ -39,16 +40,6 @@ def make_folder(path: Path) -> None:
         raise ValueError(
             f"cannot make the folder {str(path)!r} ({error.strerror}); give another with --out"
         ) from error
-
-
-@contextmanager
-def writing(place: Path, remedy: str = "give another folder with --out") -> Iterator[None]:
-    """Around the writing of results: a file that cannot be written is a ValueError."""
-    try:
-        yield
-    except OSError as error:
-        path = str(error.filename or place)
-        raise ValueError(f"cannot write {path!r} ({error.strerror}); {remedy}") from error
 
 
 def run(command: Callable[[], int | None]) -> NoReturn:

@@ -6,9 +6,9 @@ The embedded model (SmolLM2-135M-Instruct) continues the same prompts by the sam
 once with each sampler, and again. It has no end token meanwhile, so that no row stops early.
 
 Sampling is what lies between the scores and the drawn token: for Hugging Face from the call of its
-warpers to the return of `torch.multinomial`, the softmax included; for ours from the processors
-that it leaves alone (here none) to the return of `sample`. Its share is that of the decode steps
-after the first, which reads the prompt; tokens a second are those of the whole call.
+warpers to the return of `torch.multinomial`, the softmax included; for ours the call of `sample`,
+which does all that the warpers do. Its share is that of the decode steps after the first, which
+reads the prompt; tokens a second are those of the whole call.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from transformers import LogitsProcessorList
 
-from ..cli.model import load_for_command
-from ..hf import loop as hf_loop
-from ..hf import patched
-from ..hf import warpers as hf_warpers
-from ..models.load import LoadedModel, quiet_transformers
+from ..api import sample
+from ..hf import fused_generate
+from ..models.load import LoadedModel, load_model
+from ..models.quiet import quiet_transformers
+from ..views.files import writing
 from . import command
 from .cases import CASES
 from .report import counted
@@ -48,12 +47,7 @@ TEXT = (
     "it, counted the boats that were still at sea, and wrote their number in a book. Nobody had "
     "asked him to. When the wind was strong he stayed until the last of them had come home."
 )
-# The first and the last function of a draw.
-THEIRS, OURS = "hugging-face", "fused-sampler"
-DRAWS: dict[str, tuple[tuple[Any, str], tuple[Any, str]]] = {
-    THEIRS: ((LogitsProcessorList, "__call__"), (torch, "multinomial")),
-    OURS: ((hf_warpers, "run"), (hf_loop, "sample")),
-}
+THEIRS, OURS = SAMPLERS = "hugging-face", "fused-sampler"
 
 
 class Run(NamedTuple):
@@ -70,46 +64,83 @@ def prompts(loaded: LoadedModel, batch: int) -> torch.Tensor:
     return ids[places % len(ids)].to(loaded.model.device)
 
 
-@contextlib.contextmanager
-def timed_draws(sampler: str, device: torch.device) -> Iterator[list[tuple[float, float]]]:
-    """Start and end of each draw, in seconds, while the block runs."""
-    (first_owner, first), (last_owner, last) = DRAWS[sampler]
-    begin, finish = getattr(first_owner, first), getattr(last_owner, last)
-    started, draws = 0.0, []
+class Draws:
+    """Start and end of each draw, in seconds: `begin` and `end` are called around it."""
 
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # or the model's time would count as the sampler's
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.started = 0.0
+        self.times: list[tuple[float, float]] = []
+
+    def begin(self) -> None:
+        self.started = self._now()
+
+    def end(self) -> None:
+        self.times.append((self.started, self._now()))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # or the model's time would count as the sampler's
         return time.perf_counter()
 
-    def timed_begin(*args: Any, **kwargs: Any) -> Any:
-        nonlocal started
-        started = now()
-        return begin(*args, **kwargs)
 
-    def timed_finish(*args: Any, **kwargs: Any) -> Any:
-        result = finish(*args, **kwargs)
-        draws.append((started, now()))
-        return result
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value for an attribute while the block runs."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def timed_hugging_face(draws: Draws) -> Iterator[dict[str, Any]]:
+    """What to tell `generate`; transformers has no hook for its draw, so its ends are replaced."""
+    process, multinomial = LogitsProcessorList.__call__, torch.multinomial
+
+    def timed_process(*args: Any, **kwargs: Any) -> Any:
+        draws.begin()
+        return process(*args, **kwargs)
+
+    def timed_multinomial(*args: Any, **kwargs: Any) -> Any:
+        tokens = multinomial(*args, **kwargs)
+        draws.end()
+        return tokens
 
     with (
-        mock.patch.object(first_owner, first, timed_begin),
-        mock.patch.object(last_owner, last, timed_finish),
+        replaced(LogitsProcessorList, "__call__", timed_process),
+        replaced(torch, "multinomial", timed_multinomial),
     ):
-        yield draws
+        yield {}
+
+
+@contextlib.contextmanager
+def timed_ours(draws: Draws) -> Iterator[dict[str, Any]]:
+    """What to tell `generate`."""
+
+    def timed_sample(*args: Any, **kwargs: Any) -> Any:
+        draws.begin()
+        tokens = sample(*args, **kwargs)
+        draws.end()
+        return tokens
+
+    yield {"custom_generate": fused_generate, "sampler": timed_sample}
 
 
 def generate(loaded: LoadedModel, sampler: str, case: str, batch: int, new_tokens: int) -> Run:
     """Generate once, and time it."""
     model, ids = loaded.model, prompts(loaded, batch)
     sampling = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **CASES[case]}
+    draws = Draws(model.device)
+    timed = timed_ours if sampler == OURS else timed_hugging_face
     torch.manual_seed(0)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet_transformers())
-        stack.enter_context(mock.patch.object(model.generation_config, "eos_token_id", None))
-        if sampler == OURS:
-            stack.enter_context(patched(model))
-        draws = stack.enter_context(timed_draws(sampler, model.device))
+    with (
+        quiet_transformers(),
+        replaced(model.generation_config, "eos_token_id", None),
+        timed(draws) as arguments,
+    ):
         start = time.perf_counter()
         model.generate(
             ids,
@@ -118,12 +149,13 @@ def generate(loaded: LoadedModel, sampler: str, case: str, batch: int, new_token
             max_new_tokens=new_tokens,
             pad_token_id=0,
             **sampling,
+            **arguments,
         )
         seconds = time.perf_counter() - start
-    if len(draws) != new_tokens:
-        raise RuntimeError(f"{sampler} drew {len(draws)} times for {new_tokens} tokens.")
-    sampled = sum(end - begin for begin, end in draws[1:])
-    return Run(batch * new_tokens / seconds, sampled / (draws[-1][1] - draws[0][1]))
+    if len(draws.times) != new_tokens:
+        raise RuntimeError(f"{sampler} drew {len(draws.times)} times for {new_tokens} tokens.")
+    sampled = sum(end - begin for begin, end in draws.times[1:])
+    return Run(batch * new_tokens / seconds, sampled / (draws.times[-1][1] - draws.times[0][1]))
 
 
 def measure(
@@ -138,7 +170,7 @@ def measure(
     rows = []
     for case in cases:
         for batch in batches:
-            runs: dict[str, list[Run]] = {sampler: [] for sampler in DRAWS}
+            runs: dict[str, list[Run]] = {sampler: [] for sampler in SAMPLERS}
             for repeat in range(repeats + 1):
                 for sampler, own in runs.items():
                     report(f"{case}, B={batch}, {sampler}")
@@ -201,9 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.make_folder(chosen.out)
     cases, repeats = (MEASURED[:1], 1) if chosen.quick else (MEASURED, REPEATS)
     batches = chosen.batch or (BATCHES[:2] if chosen.quick else BATCHES)
-    loaded = load_for_command(None)
+    loaded = load_model()
     new_tokens = 8 if chosen.quick else NEW_TOKENS
-    calls, done = len(cases) * len(batches) * len(DRAWS) * (repeats + 1), count()
+    calls, done = len(cases) * len(batches) * len(SAMPLERS) * (repeats + 1), count()
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=calls)
 
@@ -219,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = f"{table(rows)}\n\n{size}"
     stored = json.dumps({"run": where, "rows": rows}, indent=1)
     try:
-        with command.writing(chosen.out):
+        with writing(chosen.out, command.OTHER_FOLDER):
             (chosen.out / "generate.json").write_text(stored + "\n")
             (chosen.out / "generate.md").write_text(text + "\n")
     finally:  # minutes of work are shown, at least

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..views.files import writing
 from . import command
 from .gpu_time import (
     ACHIEVED,
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     times = replace(estimates(planes), found)
     text = page(times, planes)
     stored = json.dumps([time._asdict() for time in times], indent=1)
-    with command.writing(chosen.out):
+    with writing(chosen.out, command.OTHER_FOLDER):
         (chosen.out / "estimate.json").write_text(stored + "\n")
         (chosen.out / "estimate.md").write_text(text + "\n")
     print(text)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..models.load import load_model
+from ..views.files import writing
 from . import command
 
 # From nearly certain to wide open, in several kinds of text.
@@ -62,7 +63,7 @@ def main() -> None:
         print(f"{prompt[-60:]!r} -> {token!r}")
     logits = np.stack(rows)
     assert np.isfinite(logits).all()
-    with command.writing(output, remedy="give another file"):
+    with writing(output, remedy="give another file"):
         np.save(output, logits)
     print(f"{output}: {logits.shape} {logits.dtype}, {output.stat().st_size:,} bytes")
 

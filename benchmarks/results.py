@@ -10,11 +10,12 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..views.environment import installed
 
 FLOOR = "floor"  # one read of the logits; a row of its own in every cell
 PACKAGES = (
@@ -67,7 +68,7 @@ def facts(device: torch.device, command: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "versions": {package: found for package in PACKAGES if (found := installed(package))},
     }
 
 
@@ -113,11 +114,4 @@ def _commit() -> str | None:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "..")
         return git("rev-parse", "--short=12", "HEAD") + (" + changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None

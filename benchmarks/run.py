@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..models.load import ModelError
-from .command import writing
+from ..views.files import writing
+from .command import OTHER_FOLDER
 from .measure import measure
 from .ours import Ours, OursInGraph
 from .peers.base import Peer
@@ -96,7 +97,7 @@ def _write(folder: Path, run: dict[str, Any], rows: list[Row], console: Console)
     try:
         print(ratio_table(rows))
     finally:  # its reader may be gone
-        with writing(folder):
+        with writing(folder, OTHER_FOLDER):
             summary = folder / "summary.md"
             summary.write_text(write_report(run, rows))
             written = [summary, *write_results(folder, run, rows), *draw_plots(folder, rows)]

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..views.files import writing
 from . import command
 from .cases import CASES, REAL_VOCAB, make_logits, row_params
 
@@ -102,7 +103,7 @@ def main() -> None:
     print(table(counted))
     if out:
         others = json.loads(PLANES.read_text())["others"]
-        with command.writing(out, remedy="give another file with --out"):
+        with writing(out, remedy="give another file with --out"):
             out.write_text(json.dumps({"counted": counted, "others": others}, indent=1) + "\n")
 
 

@@ -18,7 +18,9 @@ from explorer import request_of, serving
 from fused_sampler.explorer.text import Explorer
 from fused_sampler.models.load import load_model
 
-REQUEST = request_of("Once upon a time, there was a little", 0.8, 50, 0.9, seed=7)
+REQUEST = request_of(
+    "Once upon a time, there was a little", seed=7, temperature=0.8, top_k=50, top_p=0.9
+)
 PICTURES = (("explore.png", 1200, "light", 1), ("explore-phone.png", 360, "dark", 2))
 APPENDED = 25
 COLOURS = 48

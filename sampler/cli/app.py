@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import version
-from math import inf, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from .temperatures import SeveralTemperatures
+from ..views.numbers import Number
+from ..views.settings import SETTINGS, TEMPERATURE
+from . import options
+from .options import AsJson, Model, Prompt, Temperature, with_filters
 
 app = typer.Typer(
     add_completion=False,
@@ -18,78 +19,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _number(kind: type, wanted: str, low: float, high: float = inf) -> Callable[[str], Any]:
-    """A parser for an option; what it refuses is named with the value and what is wanted."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = nan
-        if low <= value <= high and value != inf:
-            return value
-        raise typer.BadParameter(f"{text!r} is not {wanted}")
-
-    return parse
-
-
-_share = _number(float, "a number from 0 to 1", 0, 1)
-_count = _number(int, "a whole number from 1 up", 1)
-_seed = _number(int, f"a whole number from 0 to {2**63 - 1}", 0, 2**63 - 1)
-
-
-def _sampling(metavar: str, parser: Callable[[str], Any], help: str, **more: Any) -> Any:
-    """An option that says what to draw from."""
-    return typer.Option(
-        metavar=metavar, parser=parser, help=help, rich_help_panel="Sampling", **more
-    )
-
-
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="A folder or a Hugging Face hub id. Without it: the embedded SmolLM2-135M-Instruct, "
-        "which needs no network.",
-        show_default=False,
-    ),
-]
-Temperature = Annotated[
-    float,
-    _sampling(
-        "NUMBER",
-        _number(float, "a finite number from 0 up", 0),
-        "Divides the logits; 0 is greedy, 1 is off.",
-    ),
-]
-TopK = Annotated[
-    int,
-    _sampling(
-        "COUNT",
-        _number(int, "a whole number from 0 up", 0),
-        "Keep the k best tokens, and ties; 0 is off.",
-    ),
-]
-TopP = Annotated[
-    float,
-    _sampling(
-        "NUMBER",
-        _share,
-        "Keep the best tokens that hold this share of the probability; 1 is off.",
-    ),
-]
-MinP = Annotated[
-    float,
-    _sampling(
-        "NUMBER",
-        _share,
-        "Keep tokens at least this many times as probable as the best; 0 is off.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -114,31 +43,27 @@ def root(
 
 
 @app.command()
+@with_filters
 def generate(
     prompt: Prompt,
     model: Model = None,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.0,
+    temperature: Temperature = TEMPERATURE.off,
+    *,
+    filters: dict[str, Any],
     seed: Annotated[
         int | None,
-        _sampling(
-            "SEED",
-            _seed,
+        options.seed(
             "The same seed draws the same text. Without it: a new one each run, shown at the end.",
             show_default=False,
         ),
     ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(metavar="COUNT", parser=_count, help="Stop after this many tokens.")
+        int, options.number(options.WHOLE, "Stop after this many tokens.")
     ] = 64,
     num_samples: Annotated[
         int,
-        typer.Option(
-            metavar="COUNT",
-            parser=_count,
-            help="Texts to generate, one after the other, each with the next seed.",
+        options.number(
+            options.WHOLE, "Texts to generate, one after the other, each with the next seed."
         ),
     ] = 1,
 ) -> None:
@@ -148,64 +73,58 @@ def generate(
     and the seed to standard error, so that redirecting the output to a file keeps the text alone.
     Settings of the model itself that have no option here, such as a repetition penalty, stay on.
     """
-    from ..views.request import Request
     from .generate import run_generate
 
-    request = Request(prompt, model, temperature, top_k, top_p, min_p, seed)
+    request = options.request_of(prompt, model, temperature, filters, seed)
     run_generate(request, max_new_tokens, num_samples)
 
 
 @app.command()
+@with_filters
 def inspect(
     prompt: Prompt,
     model: Model = None,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.0,
+    temperature: Temperature = TEMPERATURE.off,
+    *,
+    filters: dict[str, Any],
     seed: Annotated[
         int | None,
-        _sampling(
-            "SEED",
-            _seed,
+        options.seed(
             "Mark the token that this seed draws: the first that `generate` would give.",
             show_default=False,
         ),
     ] = None,
-    top: Annotated[
-        int, typer.Option(metavar="COUNT", parser=_count, help="Show this many of the best tokens.")
-    ] = 20,
+    top: Annotated[int, options.number(options.WHOLE, "Show this many of the best tokens.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show the next-token table: what each filter keeps and what a seed draws.
 
     Probabilities are after the temperature and before the filters.
     """
-    from ..views.request import Request
     from .inspect import run_inspect
 
-    request = Request(prompt, model, temperature, top_k, top_p, min_p, seed)
+    request = options.request_of(prompt, model, temperature, filters, seed)
     run_inspect(request, top, as_json)
 
 
 @app.command()
+@with_filters
 def explore(
     prompt: Prompt = "The sky is",
     model: Model = None,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.0,
+    temperature: Temperature = TEMPERATURE.off,
+    *,
+    filters: dict[str, Any],
     seed: Annotated[
         int,
-        _sampling("SEED", _seed, "The seed that the page starts with; the same draws the same."),
+        options.seed("The seed that the page starts with; the same draws the same."),
     ] = 0,
     port: Annotated[
         int,
-        typer.Option(
-            metavar="PORT",
-            parser=_number(int, "a port from 0 to 65535", 0, 65535),
-            help="Where to serve the page on this machine; 0 is any port that is free.",
+        options.number(
+            Number(int, 0, 65535),
+            "Where to serve the page on this machine; 0 is any port that is free.",
+            "PORT",
         ),
     ] = 0,
     browser: Annotated[
@@ -224,46 +143,41 @@ def explore(
 
     The page is served to this machine alone until Ctrl-C.
     """
-    from ..views.request import Request
     from .explore import run_explore, run_export
 
-    request = Request(prompt, model, temperature, top_k, top_p, min_p, seed)
+    request = options.request_of(prompt, model, temperature, filters, seed)
     if export is None:
         run_explore(request, port, browser)
     else:
         run_export(request, export)
 
 
-@app.command(cls=SeveralTemperatures)
+@app.command(cls=options.SeveralTemperatures)
+@with_filters
 def plot(
     prompt: Prompt,
     model: Model = None,
     temperature: Annotated[
         list[float],
-        _sampling(
-            "NUMBER...",
-            _number(float, "a finite number from 0 up", 0),
+        options.sampling(
+            TEMPERATURE.number,
             "One or more, as in `--temperature 0.5 1 2`: a colour for each. A prompt that is "
             "a number goes in front.",
+            "NUMBER...",
         ),
-    ] = [1.0],  # noqa: B006  # typer copies it
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
-    min_p: MinP = 0.0,
+    ] = [TEMPERATURE.off],  # noqa: B006  # typer copies it
+    *,
+    filters: dict[str, Any],
     sweep: Annotated[
-        Literal["temperature", "top-k", "top-p", "min-p"] | None,
-        typer.Option(
-            help="Instead, show kept tokens and entropy against this parameter.",
-            show_default=False,
+        str | None,
+        options.choice(
+            [setting.label for setting in SETTINGS],
+            "Instead, show kept tokens and entropy against this parameter.",
         ),
     ] = None,
     top: Annotated[
         int,
-        typer.Option(
-            metavar="COUNT",
-            parser=_number(int, "a whole number from 1 to 60", 1, 60),
-            help="Show this many of the best tokens.",
-        ),
+        options.number(Number(int, 1, 60), "Show this many of the best tokens."),
     ] = 12,
     out: Annotated[
         Path | None,
@@ -281,11 +195,10 @@ def plot(
     filters drop is grey and hatched; probabilities are after the temperature and before the
     filters.
     """
-    from ..views.request import Request
     from .plot import run_plot
 
     requests = [
-        Request(prompt, model, value, top_k, top_p, min_p, seed=None)
+        options.request_of(prompt, model, value, filters, seed=None)
         for value in sorted(set(temperature))
     ]
     run_plot(requests, top, sweep and sweep.replace("-", "_"), out)

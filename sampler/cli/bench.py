@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import typer
+
+from ..views.numbers import Number
+from .options import wrong
 
 if TYPE_CHECKING:
     from ..benchmarks.peers import Peer  # type: ignore[import-not-found]
@@ -46,17 +48,16 @@ def run_bench(
         ) from error
 
     asked = (
-        _names("--logits", logits, cases.LOGITS),
-        _names("--case", case, cases.CASES),
-        _numbers("--vocab", vocab, 2**22),
-        _numbers("--batch", batch, 2**16),
-        _names("--dtype", dtype, cases.DTYPES),
+        _names("logits", logits, cases.LOGITS),
+        _names("case", case, cases.CASES),
+        _sizes("vocab", vocab, 2**22),
+        _sizes("batch", batch, 2**16),
+        _names("dtype", dtype, cases.DTYPES),
     )
-    names = _names("--peers", peers, PEERS)
+    names = _names("peers", peers, PEERS)
     if set(asked[0]) == {"real"} and asked[2]:
-        raise typer.BadParameter(
-            f"real logits have a vocabulary of {cases.REAL_VOCAB}; leave --vocab out",
-            param_hint="'--vocab'",
+        raise wrong(
+            "vocab", f"real logits have a vocabulary of {cases.REAL_VOCAB}; leave --vocab out"
         )
     left_out: list[str] = []
     if any(asked):
@@ -88,7 +89,7 @@ def run_bench(
 def _device(name: str) -> torch.device:
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
-        raise typer.BadParameter("PyTorch sees no GPU; use cpu", param_hint="'--device'")
+        raise wrong("device", "PyTorch sees no GPU; use cpu")
     return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
@@ -97,19 +98,16 @@ def _check_some_run(peers: Sequence[Peer], device: torch.device) -> None:
     reasons = {peer.title: peer.unavailable(device) for peer in peers}
     if all(reasons.values()):
         listed = "; ".join(f"{title}: {reason}" for title, reason in reasons.items())
-        raise typer.BadParameter(
-            f"none of them can run here ({listed}); give others, or leave it out",
-            param_hint="'--peers'",
-        )
+        raise wrong("peers", f"none of them can run here ({listed}); give others, or leave it out")
 
 
 def _parts(option: str, values: Several) -> list[str]:
     parts = [part.strip() for value in values or () for part in value.split(",")]
     if "" in parts:
-        raise typer.BadParameter(
+        raise wrong(
+            option,
             f"a value is missing in {','.join(values or ())!r}; give one, or several with a comma "
             "between two",
-            param_hint=f"'{option}'",
         )
     return parts
 
@@ -118,16 +116,13 @@ def _names(option: str, values: Several, choices: Iterable[str]) -> list[str]:
     """The names asked for. A wrong one is answered with the choices."""
     for part in (parts := _parts(option, values)):
         if part not in choices:
-            raise typer.BadParameter(
-                f"{part!r} is unknown; choose from {', '.join(choices)}", param_hint=f"'{option}'"
-            )
+            raise wrong(option, f"{part!r} is unknown; choose from {', '.join(choices)}")
     return parts
 
 
-def _numbers(option: str, values: Several, most: int) -> list[int]:
-    for part in (parts := _parts(option, values)):
-        if not (part.isdecimal() and 1 <= int(part) <= most):
-            raise typer.BadParameter(
-                f"{part!r} is not a whole number from 1 to {most}", param_hint=f"'{option}'"
-            )
-    return [int(part) for part in parts]
+def _sizes(option: str, values: Several, most: int) -> list[int]:
+    size = Number(int, 1, most)
+    try:
+        return [size.read(part) for part in _parts(option, values)]
+    except ValueError as error:
+        raise wrong(option, str(error)) from error

@@ -7,12 +7,16 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from ..explorer.page import save_page
+from rich.console import Console
+from rich.progress import track
+
+from ..explorer.page import saved_page
 from ..explorer.server import ExploreServer
 from ..explorer.text import Explorer
+from ..views.files import writing
 from ..views.request import Request
 from .files import check_file
-from .model import load_for_command
+from .waiting import load_for_command
 
 
 def run_explore(request: Request, port: int, browser: bool) -> None:
@@ -29,9 +33,17 @@ def run_explore(request: Request, port: int, browser: bool) -> None:
 
 def run_export(request: Request, path: Path) -> None:
     """Write the page to a file that needs no server."""
-    check_file(path, "--export", "such as page.html")
-    size = save_page(Explorer(load_for_command(request.model)), request, path)
-    print(f"{path}: {size / 1000:.0f} kB; open it in any browser")
+    check_file(path, "export", "such as page.html")
+    explorer = Explorer(load_for_command(request.model))
+    console = Console(stderr=True)
+    page = saved_page(
+        explorer,
+        request,
+        lambda steps: track(steps, "Computing", console=console, disable=not console.is_terminal),
+    ).encode()
+    with writing(path, "give another file with --export"):
+        path.write_bytes(page)
+    print(f"{path}: {len(page) / 1000:.0f} kB; open it in any browser")
 
 
 def has_display() -> bool:

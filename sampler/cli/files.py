@@ -1,13 +1,11 @@
-"""The file that a command writes: refused before the work where it can be, else with one line."""
+"""The file that a command writes: refused before the work where it could never be written."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import typer
+from .options import wrong
 
 
 def check_file(path: Path, option: str, names: str) -> None:
@@ -20,15 +18,4 @@ def check_file(path: Path, option: str, names: str) -> None:
     elif os.path.isdir(path):
         problem = f"{str(path)!r} is a folder; give another name"
     if problem:
-        raise typer.BadParameter(problem, param_hint=f"'{option}'")
-
-
-@contextmanager
-def writing(path: Path, option: str) -> Iterator[None]:
-    """Name the file and the option where it cannot be written. Raises ValueError."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {str(path)!r} ({error.strerror}); give another file with {option}"
-        ) from error
+        raise wrong(option, problem)

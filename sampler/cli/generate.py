@@ -5,18 +5,21 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import typer
+from transformers import LogitsProcessor, LogitsProcessorList
 
+from ..api import sample
 from ..hf import fused_generate
-from ..hf import loop as hf_loop
-from ..models.load import LoadedModel, quiet_transformers
+from ..models.load import LoadedModel
+from ..models.prompt import encode_prompt
+from ..models.quiet import quiet_transformers
+from ..models.vocabulary import forbid_unspelled, unspelled_ids, unspelled_note
 from ..views.request import Request
-from .model import encode_prompt, load_for_command
+from .options import wrong
+from .waiting import load_for_command
 
 
 def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> None:
@@ -26,29 +29,33 @@ def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> Non
         first_seed = secrets.randbelow(2**32)  # short enough to type again
     seeds = range(first_seed, first_seed + num_samples)
     if seeds[-1] >= 2**63:
-        raise typer.BadParameter(
+        raise wrong(
+            "seed",
             f"{first_seed} leaves too few seeds for --num-samples {num_samples}; "
             "use a smaller seed",
-            param_hint="'--seed'",
         )
     loaded = load_for_command(request.model)
     remedy = "shorten the prompt or lower --max-new-tokens"
     inputs = encode_prompt(loaded, request.prompt, max_new_tokens, remedy)
 
+    unspelled = len(unspelled_ids(loaded.tokenizer, loaded.vocabulary))
+    if note := unspelled_note(loaded.vocabulary, unspelled):
+        typer.echo(typer.style(note, dim=True), err=True)
+
+    sampler = TimedSampler(loaded.model.device)
     tokens = 0
     start = time.perf_counter()
-    with timed_sampling(loaded.model.device) as sampling:
-        for number, seed in enumerate(seeds, start=1):
-            if num_samples > 1:
-                header = f"=== sample {number} of {num_samples}, seed {seed} ==="
-                typer.echo(typer.style(header, dim=True))
-            typer.echo(typer.style(request.prompt, bold=True), nl=False)
-            tokens += _continue(loaded, inputs, request, seed, max_new_tokens)
-            typer.echo()
+    for number, seed in enumerate(seeds, start=1):
+        if num_samples > 1:
+            header = f"=== sample {number} of {num_samples}, seed {seed} ==="
+            typer.echo(typer.style(header, dim=True))
+        typer.echo(typer.style(request.prompt, bold=True), nl=False)
+        tokens += _continue(loaded, inputs, request, seed, max_new_tokens, sampler)
+        typer.echo()
     seconds = time.perf_counter() - start
     line = (
         f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s, "
-        f"{sampling.seconds / seconds:.1%} of the time spent sampling, "
+        f"{sampler.seconds / seconds:.1%} of the time spent sampling, "
         + ("greedy" if request.greedy else f"seed {first_seed}")
     )
     typer.echo(typer.style(line, dim=True), err=True)
@@ -60,9 +67,11 @@ def _continue(
     request: Request,
     seed: int,
     max_new_tokens: int,
+    sampler: TimedSampler,
 ) -> int:
     """Generate and show one continuation; the number of its tokens."""
     tokenizer = loaded.tokenizer
+    unspelled = len(unspelled_ids(tokenizer, loaded.vocabulary))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if request.greedy:
         sampling: dict[str, Any] = {"do_sample": False}
@@ -77,8 +86,20 @@ def _continue(
             pad_token_id=pad,
             streamer=LiveText(tokenizer),
             custom_generate=fused_generate,
+            logits_processor=LogitsProcessorList([SpelledOnly(tokenizer)] if unspelled else []),
+            sampler=sampler,
         )
     return output.shape[1] - inputs["input_ids"].shape[1]
+
+
+class SpelledOnly(LogitsProcessor):
+    """Forbids the ids that the tokenizer cannot spell, as `inspect` and the explorer do."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return forbid_unspelled(scores, self.tokenizer)
 
 
 class LiveText:
@@ -115,29 +136,21 @@ class LiveText:
         self.shown = len(text)
 
 
-class _Timer:
-    seconds = 0.0
+class TimedSampler:
+    """`sample`, and the seconds spent in it so far. The device is that of the logits."""
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
 
-@contextmanager
-def timed_sampling(device: torch.device) -> Iterator[_Timer]:
-    """Adds up the time that `fused_generate` spends in `sample` while the block runs."""
-    timer, sample = _Timer(), hf_loop.sample
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # or the model's time would count as the sampler's
-        return time.perf_counter()
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        start = now()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = self._now()
         try:
             return sample(*args, **kwargs)
         finally:
-            timer.seconds += now() - start
+            self.seconds += self._now() - start
 
-    hf_loop.sample = timed  # type: ignore[assignment]
-    try:
-        yield timer
-    finally:
-        hf_loop.sample = sample
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # or the model's time would count as the sampler's
+        return time.perf_counter()

@@ -10,13 +10,17 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from ..models.prompt import encode_prompt
+from ..models.vocabulary import unspelled_note
 from ..params import SamplingParams
 from ..views.figures import draw_panels, draw_sweep, save
+from ..views.files import writing
+from ..views.inspect import inspect_logits, next_logits
 from ..views.request import Request
 from ..views.sweep import sweep
-from .files import check_file, writing
-from .inspect import inspect_logits, next_logits
-from .model import encode_prompt, load_for_command
+from .files import check_file
+from .options import wrong
+from .waiting import load_for_command
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_TEMPERATURES = 6  # more bars a token, or more curves, cannot be told apart
@@ -32,6 +36,8 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
     logits = next_logits(loaded, inputs)
     length = inputs["input_ids"].shape[1]
     inspections = [inspect_logits(loaded, request, logits, length, top) for request in requests]
+    if note := unspelled_note(len(logits), inspections[0].unspelled):
+        typer.echo(note, err=True)
     if swept is None:
         figure = draw_panels(inspections)
     else:
@@ -41,35 +47,29 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
         )
         curves = [sweep(logits, request, swept) for request in steps]
         figure = draw_sweep(inspections[0], curves, swept)
-    with writing(path, "--out"):
+    with writing(path, "give another file with --out"):
         save(figure, path)
     typer.echo(f"wrote {path}")
 
 
 def _check_temperatures(requests: Sequence[Request], swept: str | None) -> None:
     if len(requests) > MOST_TEMPERATURES:
-        raise typer.BadParameter(
-            f"there are {len(requests)} values; give at most {MOST_TEMPERATURES}",
-            param_hint="'--temperature'",
+        raise wrong(
+            "temperature", f"there are {len(requests)} values; give at most {MOST_TEMPERATURES}"
         )
     if swept is not None:
         off = getattr(SamplingParams(), swept)
         if (len(requests) > 1 and swept == "temperature") or requests[0].sampling[swept] != off:
-            option = "--" + swept.replace("_", "-")
-            raise typer.BadParameter(
-                f"--sweep {option[2:]} runs it over its range; leave {option} out",
-                param_hint=f"'{option}'",
-            )
+            label = swept.replace("_", "-")
+            raise wrong(swept, f"--sweep {label} runs it over its range; leave --{label} out")
 
 
 def _check_path(path: Path) -> None:
     """Refuse before the model is loaded what could never be written."""
     kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
     if path != Path() and path.suffix.lower() not in SUFFIXES:
-        raise typer.BadParameter(
-            f"{str(path)!r} does not end in {kinds}; give a name that does", param_hint="'--out'"
-        )
-    check_file(path, "--out", f"that ends in {kinds}")
+        raise wrong("out", f"{str(path)!r} does not end in {kinds}; give a name that does")
+    check_file(path, "out", f"that ends in {kinds}")
 
 
 def _default_path(prompt: str, swept: str | None) -> Path:

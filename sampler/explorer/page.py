@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
-from ..cli.files import writing
+from ..models.vocabulary import unspelled_note
 from ..views.request import Request
+from ..views.settings import SETTINGS, Setting
 from .text import Explorer
 from .view import SAMPLES, TOP, View
 
-SCRIPTS = ("source.js", "charts.js", "text.js", "page.js")
+SCRIPTS = ("source.js", "charts.js", "text.js", "settings.js", "page.js")
 SAVED_TEMPERATURES = [step / 4 for step in range(21)]  # 0 to 5
 
 
@@ -30,6 +29,8 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
             **request.sampling,
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
+        "settings": [_control(setting) for setting in SETTINGS],
+        "note": unspelled_note(views[0].table.vocabulary, views[0].table.unspelled),
         "top": TOP,
         "samples": SAMPLES,
         "saved": saved,
@@ -46,13 +47,27 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
     return page
 
 
-def save_page(explorer: Explorer, request: Request, path: Path) -> int:
-    """Write a page that needs no server, for `SAVED_TEMPERATURES` and the request's; its bytes."""
+def _control(setting: Setting) -> dict[str, Any]:
+    """What the page needs to make an input and a slider; `slider` is that element's own."""
+    whole = setting.number.kind is int
+    return {
+        "name": setting.name,
+        "label": setting.label,
+        "hint": setting.number.hint,
+        "whole": whole,
+        "slider": {"min": 0, "max": setting.slider, "step": 1 if whole else setting.slider / 100},
+    }
+
+
+def saved_page(
+    explorer: Explorer,
+    request: Request,
+    watched: Callable[[list[float]], Iterable[float]] = iter,
+) -> str:
+    """A page that needs no server, for `SAVED_TEMPERATURES` and the request's.
+
+    `watched` goes through the temperatures, and may show how far it is.
+    """
     temperatures = sorted({*SAVED_TEMPERATURES, request.temperature})
-    console = Console(stderr=True)
-    shown = track(temperatures, "Computing", console=console, disable=not console.is_terminal)
-    views = [explorer.view(replace(request, temperature=t), samples=SAMPLES) for t in shown]
-    page = render_page(request, views, saved=True).encode()
-    with writing(path, "--export"):
-        path.write_bytes(page)
-    return len(page)
+    views = [explorer.view(request.at(t), samples=SAMPLES) for t in watched(temperatures)]
+    return render_page(request, views, saved=True)

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from ..views.request import Request
+from ..views.request import FieldError, Request
 from .page import render_page
-from .state import FieldError, read_state
+from .state import read_state
 from .text import Explorer
 
 LOOPBACK = "127.0.0.1"
@@ -34,7 +34,7 @@ class ExploreServer(ThreadingHTTPServer):
         except OSError as error:
             raise ValueError(
                 f"cannot listen on port {port} of {LOOPBACK} ({error.strerror}); "
-                "give another with --port, or 0 for any that is free"
+                "give another port, or 0 for any that is free"
             ) from error
 
     @property

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..cli.inspect import next_logits
-from ..cli.model import encode_prompt
 from ..models.load import LoadedModel
+from ..models.prompt import encode_prompt
+from ..models.vocabulary import spelled_ids
+from ..views.inspect import next_logits
 from ..views.request import Request
 from .view import View, view_of
 
@@ -43,10 +44,9 @@ class Explorer:
     def _read(self, prompt: str, appended: tuple[int, ...]) -> Text:
         inputs = encode_prompt(self.loaded, prompt, new_tokens=len(appended) + 1)
         prompt_ids = inputs["input_ids"]
-        vocabulary = len(self.loaded.tokenizer)
         for token in appended:
-            if not 0 <= token < vocabulary:
-                raise ValueError(f"appended token {token} is not an id from 0 to {vocabulary - 1}")
+            if token not in spelled_ids(self.loaded.tokenizer):
+                raise ValueError(f"appended token {token} is no id of the tokenizer's")
         more = prompt_ids.new_tensor([appended])
         inputs["input_ids"] = torch.cat([prompt_ids, more.to(prompt_ids.dtype)], dim=1)
         inputs["attention_mask"] = F.pad(inputs["attention_mask"], (0, len(appended)), value=1)

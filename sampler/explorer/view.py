@@ -12,13 +12,15 @@ from typing import Any, cast
 import torch
 
 from ..api import mask_logits, sample
-from ..cli.inspect import Candidate, Inspection, inspect_logits, spelling
 from ..contract.mass import BEST_MASS
 from ..contract.philox import multiply_high, random_bits
 from ..contract.reference import BlockTable
 from ..models.load import LoadedModel
+from ..models.vocabulary import unspelled_ids
 from ..params import SamplingParams, resolve_rows
+from ..views.inspect import Candidate, Inspection, inspect_logits, spelling
 from ..views.request import Request
+from ..views.settings import FILTERS
 
 TOP = 30  # tokens in the table
 SAMPLES = 1000  # draws that are counted
@@ -92,7 +94,7 @@ def view_of(
         drawn = cast(torch.Tensor, sample(logits, **seeded, num_samples=samples))
         counts = drawn.bincount(minlength=len(logits)).tolist()
 
-    stages = _stages(logits, request)
+    stages = _stages(logits, request, unspelled_ids(loaded.tokenizer, len(logits)))
     ends = _cumulative_mass(logits, request, [*stages.values()][-1]).tolist()
     starts = [0, *ends[:-1]]
     mass = ends[-1]
@@ -129,16 +131,19 @@ def view_of(
     return View(pieces, call, table, rows, others, draw)
 
 
-def _stages(logits: torch.Tensor, request: Request) -> dict[str, torch.Tensor]:
+def _stages(
+    logits: torch.Tensor, request: Request, unspelled: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """What is left after each stage that may drop tokens, bool [V], by its name."""
-    stages = {"the model": logits > -math.inf}
+    spelled = torch.ones_like(logits, dtype=torch.bool).index_fill(0, unspelled, False)
+    stages = {"the tokenizer": spelled, "the model": logits > -math.inf}
     if request.greedy:
         return stages | {"greedy": mask_logits(logits, 0) > -math.inf}
-    filters: dict[str, Any] = {"temperature": request.temperature}
-    for name in ("top_k", "top_p", "min_p"):
-        filters[name] = getattr(request, name)
-        if filters[name] != _OFF[name]:
-            stages[name.replace("_", "-")] = mask_logits(logits, **filters) > -math.inf
+    so_far: dict[str, Any] = {"temperature": request.temperature}
+    for filter in FILTERS:
+        so_far[filter.name] = request.sampling[filter.name]
+        if so_far[filter.name] != filter.off:
+            stages[filter.label] = mask_logits(logits, **so_far) > -math.inf
     return stages
 
 

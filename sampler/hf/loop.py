@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ def fused_generate(
     synced_gpus: bool = False,
     streamer: BaseStreamer | None = None,
     seed: int | torch.Tensor | None = None,
+    sampler: Callable[..., Any] = sample,
     **model_kwargs: Any,
 ) -> GenerateNonBeamOutput | torch.Tensor:
-    """Decode with the fused sampler. Hand it to `generate`, which fills in all but the seed:
+    """Decode with the fused sampler. Hand it to `generate`, which fills in the rest:
 
     >>> model.generate(**inputs, do_sample=True, top_p=0.9, seed=7, custom_generate=fused_generate)
 
@@ -41,6 +43,10 @@ def fused_generate(
             `num_return_sequences=n` it holds one seed a returned row, or one a prompt: the first
             sequence of a prompt is then the one that n = 1 returns, and the others use seeds
             derived from it. Greedy decoding draws nothing and needs no seed.
+        sampler: draws each token in the place of `sample`, which it may call, to time it or to
+            choose its backend. It is given scores fp32 | bf16 | fp16 `[rows, V]` and, by keyword,
+            `params`, `seed`, `step` and `validate=False`, and returns int64 `[rows]`, -1 for a row
+            that cannot be drawn from. Greedy decoding does not call it.
 
     The token at position i of the new text is drawn with `step=i`. `scores` are the processed
     logits through `mask_logits`, `logits` the untouched ones, both fp32 `[rows, V]`.
@@ -93,7 +99,7 @@ def fused_generate(
             scores = warpers.run(stages, input_ids, logits)
             tokens: Any
             if do_sample:
-                tokens = sample(scores, params=params, seed=seeds, step=step, validate=False)
+                tokens = sampler(scores, params=params, seed=seeds, step=step, validate=False)
             else:
                 tokens = _argmax(scores)
             if "scores" in record and params != SamplingParams():

@@ -20,7 +20,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ..cli.inspect import Inspection, spelling
+from .inspect import Inspection, spelling
+from .settings import FILTERS
 from .sweep import Curve
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the figure looks the same everywhere
@@ -82,7 +83,7 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
         probabilities = [row.probability for row in inspection.tokens]
         bars = _bars(panels[2], at, probabilities, own, colour, width)
         panels[2].bar_label(bars, fmt="{:.2g}", padding=2, fontsize=6)
-        label = f"T = {inspection.temperature:g}: {inspection.kept:,} kept"
+        label = f"T = {inspection.sampling['temperature']:g}: {inspection.kept:,} kept"
         handles.append(Patch(facecolor=colour, label=label))
     if not all(map(all, kept)):
         handles.append(Patch(**DROPPED, label="dropped"))
@@ -129,12 +130,8 @@ def save(figure: Figure, path: Path) -> None:
 
 def _figure(inspection: Inspection, height: float) -> Figure:
     """An empty figure that says of which prompt, model and filters it is."""
-    filters = (
-        ("top-k", inspection.top_k, 0),
-        ("top-p", inspection.top_p, 1),
-        ("min-p", inspection.min_p, 0),
-    )
-    settings = [f"{name} {value:g}" for name, value, off in filters if value != off]
+    values = [(filter, inspection.sampling[filter.name]) for filter in FILTERS]
+    settings = [f"{filter.label} {value:g}" for filter, value in values if value != filter.off]
     prompt, model = (_printable(text, 55) for text in (repr(inspection.prompt), inspection.model))
     title = f"Next token after {prompt}\n{', '.join([model, *settings])}"
     figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")

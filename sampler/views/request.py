@@ -1,48 +1,59 @@
-"""What a user asks of `generate` and `inspect` alike, checked before any model is loaded."""
+"""What a user asks for, checked before any model is loaded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import typer
+from ..params import GREEDY_BELOW, SamplingParams, check_number
 
-from ..params import GREEDY_BELOW, SamplingParams
+
+class FieldError(ValueError):
+    """A value that cannot be used; `field` names it, None where no single one is to blame."""
+
+    def __init__(self, field: str | None, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, a model (None: the embedded one) and how to sample. Raises typer.BadParameter."""
+    """A prompt, a model (None: the embedded one) and how to sample. Raises `FieldError`.
+
+    `sampling` holds plain numbers under the names of `SamplingParams`; those left out are off, and
+    a request holds them all.
+    """
 
     prompt: str
     model: str | None
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
+    sampling: Mapping[str, Any]
     seed: int | None
 
     def __post_init__(self) -> None:
         if not self.prompt:
-            raise typer.BadParameter("the prompt is empty; give some text to continue")
+            raise FieldError("prompt", "the prompt is empty; give some text to continue")
         try:
             self.prompt.encode()
         except UnicodeEncodeError:
-            raise typer.BadParameter("the prompt is not valid UTF-8; give it in UTF-8") from None
+            raise FieldError("prompt", "the prompt is not valid UTF-8; give it in UTF-8") from None
         if self.model == "":
-            raise typer.BadParameter(
-                "it is empty; give a folder or a hub id, or leave it out", param_hint="'--model'"
-            )
-        try:
-            SamplingParams(**self.sampling)
-        except ValueError as error:  # what the library refuses beyond the options' own ranges
-            raise typer.BadParameter(str(error)) from error
+            raise FieldError("model", "it is empty; give a folder or a hub id, or leave it out")
+        for name, value in self.sampling.items():
+            try:
+                check_number(name, value)
+            except ValueError as error:
+                raise FieldError(name, str(error)) from error
+        object.__setattr__(self, "sampling", asdict(SamplingParams(**self.sampling)))
 
     @property
-    def sampling(self) -> dict[str, float]:
-        """The four values as `sample` and `model.generate` name them."""
-        names = ("temperature", "top_k", "top_p", "min_p")
-        return {name: getattr(self, name) for name in names}
+    def temperature(self) -> float:
+        return self.sampling["temperature"]
 
     @property
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
+
+    def at(self, temperature: float) -> Request:
+        """The same at another temperature."""
+        return replace(self, sampling={**self.sampling, "temperature": temperature})

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorLis
 
 from fused_sampler.benchmarks import end_to_end
 from fused_sampler.benchmarks.end_to_end import (
-    DRAWS,
     OURS,
+    SAMPLERS,
     THEIRS,
     Run,
     generate,
@@ -21,8 +21,6 @@ from fused_sampler.benchmarks.end_to_end import (
     row_of,
     table,
 )
-from fused_sampler.hf import loop as hf_loop
-from fused_sampler.hf import warpers as hf_warpers
 from fused_sampler.models.load import LoadedModel
 
 CASE = "top-k 50 + top-p 0.9"
@@ -52,15 +50,14 @@ def test_prompts_differ_and_need_no_padding(loaded):
     assert torch.equal(ids[:8], prompts(loaded, 8))
 
 
-# Everything from the processors to the drawn token counts as sampling, for both alike.
+# Everything from the processors to the drawn token counts as sampling, for both.
 @pytest.mark.parametrize(
     ("sampler", "owner", "name"),
     [
         (THEIRS, LogitsProcessorList, "__call__"),
         (THEIRS, torch.nn.functional, "softmax"),
         (THEIRS, torch, "multinomial"),
-        (OURS, hf_warpers, "run"),
-        (OURS, hf_loop, "sample"),
+        (OURS, end_to_end, "sample"),
     ],
 )
 def test_a_slow_part_of_sampling_shows_in_its_share(loaded, sampler, owner, name):
@@ -68,7 +65,7 @@ def test_a_slow_part_of_sampling_shows_in_its_share(loaded, sampler, owner, name
         assert generate(loaded, sampler, CASE, batch=2, new_tokens=6).share > 0.5
 
 
-@pytest.mark.parametrize("sampler", DRAWS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_slow_model_leaves_sampling_a_small_share(loaded, sampler):
     forward = slowed(loaded.model.forward)
     start = time.perf_counter()
@@ -79,22 +76,21 @@ def test_a_slow_model_leaves_sampling_a_small_share(loaded, sampler):
     assert 2 * 6 / seconds <= run.tokens_per_second <= 2 * 6 / (6 * DELAY)
 
 
-@pytest.mark.parametrize("sampler", DRAWS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_row_stops_early_and_nothing_stays_replaced(loaded, sampler):
-    before = [getattr(*place) for ends in DRAWS.values() for place in ends]
-    plain, config = type(loaded.model), loaded.model.generation_config
+    places = (LogitsProcessorList, "__call__"), (torch, "multinomial")
+    before = [getattr(*place) for place in places]
+    config = loaded.model.generation_config
     every = list(range(257))
     with mock.patch.object(config, "eos_token_id", every):  # all tokens would end a text
         generate(loaded, sampler, CASE, batch=2, new_tokens=6)  # raises for a missing draw
         assert config.eos_token_id == every
-    assert [getattr(*place) for ends in DRAWS.values() for place in ends] == before
-    assert type(loaded.model) is plain
+    assert [getattr(*place) for place in places] == before
 
 
-@pytest.mark.parametrize("sampler", DRAWS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_sampler_draws_with_its_own(loaded, sampler):
-    other = next(name for name in DRAWS if name != sampler)
-    owner, name = DRAWS[other][1]
+    owner, name = {THEIRS: (end_to_end, "sample"), OURS: (torch, "multinomial")}[sampler]
     with mock.patch.object(owner, name, side_effect=AssertionError("the other's draw")):
         generate(loaded, sampler, CASE, batch=1, new_tokens=2)
 
@@ -127,7 +123,7 @@ def test_figures_of_injected_runs():
 
 
 def test_the_command_writes_what_it_prints(loaded, tmp_path, capsys):
-    with mock.patch.object(end_to_end, "load_for_command", return_value=loaded):
+    with mock.patch.object(end_to_end, "load_model", return_value=loaded):
         end_to_end.main(["--quick", "--batch", "2", "--out", str(tmp_path / "new")])
     printed = capsys.readouterr().out
     assert (tmp_path / "new" / "generate.md").read_text() == printed
@@ -140,7 +136,7 @@ def test_the_command_writes_what_it_prints(loaded, tmp_path, capsys):
 def test_what_was_measured_is_shown_where_it_cannot_be_written(loaded, tmp_path, capsys):
     (tmp_path / "generate.json").mkdir()
     with (
-        mock.patch.object(end_to_end, "load_for_command", return_value=loaded),
+        mock.patch.object(end_to_end, "load_model", return_value=loaded),
         pytest.raises(ValueError, match=r"cannot write .*generate\.json' .* folder with --out"),
     ):
         end_to_end.main(["--quick", "--batch", "2", "--out", str(tmp_path)])

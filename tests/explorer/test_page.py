@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 from tiny_model import save_tiny_model
 
 from fused_sampler import mask_logits, sample, softmax
-from fused_sampler.explorer.page import save_page
+from fused_sampler.explorer.page import saved_page
 from fused_sampler.explorer.text import Explorer
 from fused_sampler.explorer.view import SAMPLES, TOP
 from fused_sampler.models.load import LoadedModel, load_model
@@ -282,6 +282,20 @@ def test_call_in_python_is_shown(page):
     assert page.text("call") == call
 
 
+def test_ids_that_cannot_be_spelled_are_told_and_never_drawn(driver, page, tmp_path):
+    assert not page.find("unspelled").is_displayed()
+    save_tiny_model(tmp_path, padding=71)
+    padded = Explorer(load_model(str(tmp_path)))
+    with serving(padded, request_of(temperature=3.0)) as server:
+        page = Page(driver, server.url)
+        note = "257 of 328 ids: 71 that the tokenizer cannot spell are forbidden."
+        assert page.text("unspelled") == note
+        for _ in range(8):
+            page.click("append")
+        assert page.text("error") == ""
+        assert len(page.all("#text .token")) == 8
+
+
 # The text
 
 
@@ -435,11 +449,11 @@ def troubled(driver, server):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("temperature", "-1", "temperature is '-1'; give a finite number from 0 up; 0 is greedy."),
-        ("top_k", "1.5", "top-k is '1.5'; give a whole number from 0 up; 0 switches it off."),
-        ("top_p", "2", "top-p is '2'; give a number from 0 to 1; 1 switches it off."),
-        ("min_p", "x", "min-p is 'x'; give a number from 0 to 1; 0 switches it off."),
-        ("seed", "", f"seed is ''; give a whole number from 0 to {2**63 - 1}."),
+        ("temperature", "-1", "temperature: '-1' is not a finite number from 0 up; 0 is greedy."),
+        ("top_k", "1.5", "top-k: '1.5' is not a whole number from 0 up; 0 is off."),
+        ("top_p", "2", "top-p: '2' is not a number from 0 to 1; 1 is off."),
+        ("min_p", "x", "min-p: 'x' is not a number from 0 to 1; 0 is off."),
+        ("seed", "", f"seed: '' is not a whole number from 0 to {2**63 - 1}."),
         ("prompt", "", "the prompt is empty; give some text to continue."),
     ],
 )
@@ -475,7 +489,7 @@ def test_seed_that_is_wrong_is_not_counted_up(troubled):
     troubled.set(seed="x")
     troubled.click("draw")
     assert troubled.find("seed").get_attribute("value") == "x"
-    assert troubled.text("error").startswith("seed is 'x'")
+    assert troubled.text("error").startswith("seed: 'x' is not")
 
 
 @pytest.mark.parametrize("seed", ["1_0", "\u0667"])
@@ -488,14 +502,14 @@ def test_seed_is_ascii_digits(troubled, seed):
     )
     troubled.click("draw")
     assert troubled.find("seed").get_attribute("value") == seed
-    assert troubled.text("error").startswith(f"seed is '{seed}'")
+    assert troubled.text("error").startswith(f"seed: '{seed}' is not")
 
 
 def test_draw_waits_until_the_other_fields_are_good(troubled):
     troubled.set(top_p="2")
     troubled.click("draw")
     assert troubled.find("seed").get_attribute("value") == "7"
-    assert troubled.text("error").startswith("top-p is '2'")
+    assert troubled.text("error").startswith("top-p: '2' is not")
     troubled.set(top_p="0.95")
     troubled.click("draw")
     assert troubled.find("seed").get_attribute("value") == "8"
@@ -652,7 +666,7 @@ def test_page_talks_to_its_own_server_alone(page, server):
 @pytest.fixture(scope="module")
 def saved(explorer, tmp_path_factory, driver):
     path = tmp_path_factory.mktemp("saved") / "page.html"
-    save_page(explorer, REQUEST, path)
+    path.write_text(saved_page(explorer, REQUEST), encoding="utf-8")
     return path.as_uri()
 
 

@@ -11,8 +11,8 @@ from fused_sampler.views.request import Request
 PROMPT = "The sky is"
 
 
-def request_of(prompt=PROMPT, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0):
-    return Request(prompt, None, temperature, top_k, top_p, min_p, seed)
+def request_of(prompt=PROMPT, seed=0, **sampling):
+    return Request(prompt, None, sampling, seed)
 
 
 @contextmanager
@@ -44,14 +44,7 @@ def ask(server, method="GET", path="/", body=None, headers=None):
 
 def ask_view(server, headers=None, **state):
     """Status and JSON of a view; numbers as text, as the page sends them."""
-    state = {
-        "prompt": PROMPT,
-        "temperature": "1",
-        "top_k": "0",
-        "top_p": "1",
-        "min_p": "0",
-        "seed": "0",
-        **state,
-    }
+    numbers = {**request_of().sampling, "seed": 0}
+    state = {"prompt": PROMPT, **{name: str(value) for name, value in numbers.items()}, **state}
     status, _, text = ask(server, "POST", "/view", json.dumps(state), headers)
     return status, json.loads(text)

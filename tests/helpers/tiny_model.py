@@ -10,10 +10,13 @@ END = "<|end|>"
 POSITIONS = 48
 
 
-def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32) -> GPT2LMHeadModel:
+def save_tiny_model(
+    folder: Path, dtype: torch.dtype = torch.float32, padding: int = 0
+) -> GPT2LMHeadModel:
     """Write model and tokenizer to `folder` as `save_pretrained` does; the model.
 
-    The vocabulary is the 256 bytes and an end token, which the model never finds likely.
+    The vocabulary is the 256 bytes and an end token, which the model never finds likely. Behind it
+    come `padding` ids that only the model has, and likes.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_only = models.BPE({piece: i for i, piece in enumerate([*alphabet, END])}, [])
@@ -28,7 +31,7 @@ def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32) -> GPT2LMH
     torch.manual_seed(0)
     end = len(alphabet)
     config = GPT2Config(
-        vocab_size=end + 1,
+        vocab_size=end + 1 + padding,
         n_positions=POSITIONS,
         n_embd=16,
         n_layer=1,
@@ -42,5 +45,7 @@ def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32) -> GPT2LMH
     model = GPT2LMHeadModel(config).eval()
     model.to(dtype)  # type: ignore[arg-type]  # transformers declares nothing for dtypes
     torch.nn.init.zeros_(model.lm_head.weight[end])
+    with torch.no_grad():
+        model.lm_head.weight[end + 1 :] *= 4
     model.save_pretrained(folder)
     return model

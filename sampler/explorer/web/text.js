@@ -41,7 +41,7 @@ function showAlternatives(token, i) {
     return item;
   });
   byId("alternatives-title").textContent =
-    `New token ${i + 1}, temperature ${table.temperature}, ${integer.format(table.kept)} kept:`;
+    `New token ${i + 1}, temperature ${table.sampling.temperature}, ${integer.format(table.kept)} kept:`;
   byId("alternatives-list").replaceChildren(...items);
   byId("back").onclick = () => takeBack(i);
   byId("alternatives").hidden = false;
