@@ -14,62 +14,57 @@ import numpy as np
 from .arithmetic import BLOCK, key_of, scale_sum, token_weight, value_of, widen
 from .compiling import device
 from .memory import trailing_zeros
-from .summarize import block_float
+from .summarize import block_float, block_sum
 
 
 @device
-def reaching(words, first, size, key):
-    """A bit for each of `size` words from `first` on, set where its key reaches `key`, uint64."""
+def reaching(logits, first, size, lowest):
+    """A bit for each of `size` logits from `first` on, set where it reaches `lowest`, uint64."""
     mask = np.uint64(0)
     for j in range(size):
-        mask |= np.uint64(key_of(words[first + j]) >= key) << np.uint64(j)
+        mask |= np.uint64(widen(logits[first + j]) >= lowest) << np.uint64(j)
     return mask
-
-
-@device
-def masked_sum(logits, first, size, block_max, c, key):
-    """The sum of the weights of the block's logits that reach `key`, and their number."""
-    total, count = np.uint64(0), np.int64(0)
-    for j in range(size):
-        word = logits[first + j]
-        weight = token_weight(widen(word), block_max, c)
-        reach = key_of(word) >= key
-        total += np.uint64(weight) if reach else np.uint64(0)
-        count += np.int64(reach)
-    return total, count
 
 
 @device
 def collect(row, space, low, high):
     """List the logits in [low, high), sum up those from `high` on.
 
-    Returns the number of blocks, of listed logits (more than `space.capacity`: some are missing), and
-    of those from `high` on.
+    Returns the number of blocks, of listed logits (more than `space.capacity`: some are missing),
+    and of those from `high` on.
     """
-    low, high = np.int32(low), np.int32(high)
+    lowest, highest = value_of(np.int32(low)), value_of(np.int32(high))
     slot, listed, above = np.int64(0), np.int64(0), np.int64(0)
     for n in range(row.num_blocks):
         top = space.maxima[n]
         if top < low:
             continue
         first = n * BLOCK
-        size = min(BLOCK, row.vocab - first)
+        whole = first + BLOCK <= row.vocab
         space.blocks[slot] = n
         space.tops[slot] = top
-        space.sure[slot] = np.uint64(0)
+        total, count = np.uint64(0), np.int64(0)
         if top >= high:
-            total, count = masked_sum(row.logits, first, size, block_float(top), row.c, high)
-            space.sure[slot] = total
-            above += count
-        mask = reaching(row.logits, first, size, low)
-        while mask != 0:
-            key = key_of(row.logits[first + trailing_zeros(mask)])
-            mask &= mask - np.uint64(1)
-            if key < high:
-                if listed < space.capacity:
-                    space.keys[listed] = key
-                    space.slots[listed] = slot
-                listed += 1
+            if whole:
+                total, count = block_sum(row.logits, first, BLOCK, block_float(top), row.c, highest)
+            else:
+                size = row.vocab - first
+                total, count = block_sum(row.logits, first, size, block_float(top), row.c, highest)
+        space.sure[slot] = total
+        above += count
+        if low < high:
+            if whole:
+                mask = reaching(row.logits, first, BLOCK, lowest)
+            else:
+                mask = reaching(row.logits, first, row.vocab - first, lowest)
+            while mask != 0:
+                key = key_of(row.logits[first + trailing_zeros(mask)])
+                mask &= mask - np.uint64(1)
+                if key < high:
+                    if listed < space.capacity:
+                        space.keys[listed] = key
+                        space.slots[listed] = slot
+                    listed += 1
         slot += 1
     return slot, listed, above
 
@@ -96,14 +91,13 @@ def measure_mass(row, space, listed):
         while stop < listed and space.slots[stop] == slot:
             stop += 1
         for i in range(start, stop):
-            before = space.sure[slot]
+            before = np.int64(space.sure[slot])
             for j in range(start, stop):
                 better = space.keys[j] > space.keys[i] or (space.keys[j] == space.keys[i] and j < i)
-                before += np.uint64(space.weights[j]) if better else np.uint64(0)
-            upto = scale_sum(
-                before + np.uint64(space.weights[i]), space.tops[slot], row.maximum, row.c
-            )
-            space.measure[i] = np.int64(
-                upto - scale_sum(before, space.tops[slot], row.maximum, row.c)
-            )
+                before += np.int64(space.weights[j]) if better else np.int64(0)
+            space.measure[i] = before
         start = stop
+    for i in range(listed):
+        top, before = space.tops[space.slots[i]], np.uint64(space.measure[i])
+        upto = scale_sum(before + np.uint64(space.weights[i]), top, row.maximum, row.c)
+        space.measure[i] = np.int64(upto - scale_sum(before, top, row.maximum, row.c))

@@ -7,9 +7,9 @@ import torch
 
 from fused_sampler.contract.draws import Draws
 from fused_sampler.output import SampleOutput
-from fused_sampler.params import Rows as RowParams
+from fused_sampler.params import RowParams
 
-from .rows import MASKED, PROBABILITIES, TOKENS, sample_rows
+from .rows import MASKED, PROBABILITIES, ROW_NUMBER, TOKENS, VALUE, sample_rows
 from .space import list_capacity, space_bytes
 from .threads import run_shared, scratch_address
 
@@ -53,7 +53,14 @@ def _write(logits: torch.Tensor, rows: RowParams, purpose: int) -> torch.Tensor:
     return output
 
 
-_NO_DRAWS = Draws(*torch.zeros(3, 1, dtype=torch.int64, device="cpu"), num_samples=0)
+_NO_DRAWS = Draws(seed=0, step=0, stream=0, num_samples=0)
+
+
+def _word(word: int | torch.Tensor | None) -> tuple[int, int]:
+    """A seed, step or stream as the compiled function takes it: value or address, and stride."""
+    if word is None:
+        return 0, ROW_NUMBER
+    return (word.data_ptr(), word.stride(0)) if isinstance(word, torch.Tensor) else (word, VALUE)
 
 
 def _run(
@@ -68,10 +75,7 @@ def _run(
     output: int = 0,
 ) -> None:
     batch, vocab = logits.shape
-    stream = draws.stream
-    counter = torch.zeros(1, dtype=torch.int64, device="cpu")
     table = rows.table
-    size = space_bytes(vocab)
     arguments = (
         _KINDS[logits.dtype],
         logits.data_ptr(),
@@ -80,12 +84,9 @@ def _run(
         vocab,
         table.data_ptr(),
         table.stride(0),
-        draws.seed.data_ptr(),
-        draws.seed.stride(0),
-        draws.step.data_ptr(),
-        draws.step.stride(0),
-        0 if stream is None else stream.data_ptr(),
-        0 if stream is None else stream.stride(0),
+        *_word(draws.seed),
+        *_word(draws.step),
+        *_word(draws.stream),
         draws.num_samples,
         purpose,
         tokens,
@@ -93,14 +94,12 @@ def _run(
         raw_logprobs,
         kept,
         output,
+        list_capacity(vocab),
     )
-    capacity, following = list_capacity(vocab), counter.data_ptr()
-
-    def work() -> None:
-        sample_rows(*arguments, scratch_address(size), capacity, following)
-
+    size = space_bytes(vocab)
     threads = min(torch.get_num_threads(), batch) if batch * vocab >= _SHARED_FROM else 1
-    if threads > 1:
-        run_shared(work, threads)
-    else:
-        work()
+    if threads == 1:
+        sample_rows(*arguments, scratch_address(size), 0)
+        return
+    counter = torch.zeros(1, dtype=torch.int64, device="cpu")
+    run_shared(lambda: sample_rows(*arguments, scratch_address(size), counter.data_ptr()), threads)

@@ -29,6 +29,19 @@ _GREEDY_BELOW = np.float32(GREEDY_BELOW)
 TOKENS, PROBABILITIES, MASKED = 0, 1, 2  # purposes
 
 
+VALUE, ROW_NUMBER = -1, -2  # in place of a stride
+
+
+@device
+def own_word(word, stride, b):
+    """A row's seed, step or stream."""
+    if stride == VALUE:
+        return word
+    if stride == ROW_NUMBER:
+        return b
+    return pointer(word, np.int64)[stride * b]
+
+
 @device
 def take_all(row, space):
     """Every block is in question, as for a row without filters."""
@@ -54,9 +67,7 @@ def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, l
     if valid:
         fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
         for n in range(row.num_blocks):
-            raw_total += np.int64(
-                scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E)
-            )
+            raw_total += np.int64(scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E))
     for i in range(size):
         logprobs[i], raw[i] = np.float32(np.nan), np.float32(np.nan)
         if valid:
@@ -75,11 +86,11 @@ def _compile(sources):
         vocab,
         table,  # fp64 [B, parameters]
         table_stride,
-        seed,  # int64 [B]
+        seed,  # int64: the value where the stride is negative, else an address
         seed_stride,
-        step,  # int64 [B]
+        step,
         step_stride,
-        stream,  # int64 [B]; 0: the row's own number
+        stream,
         stream_stride,
         num_samples,
         purpose,
@@ -88,16 +99,18 @@ def _compile(sources):
         raw_logprobs,  # fp32 [B, num_samples]
         kept_counts,  # int64 [B]
         output,  # fp32 [B, V], unless the purpose is tokens
-        scratch,
         capacity,
-        counter,  # int64: the next row, for all threads of the call
+        scratch,
+        counter,  # int64: the next row, for all threads of the call; 0: there is one
     ):
         sources  # noqa: B018 - a free variable is part of the key of the cache
         num_blocks = (vocab + BLOCK - 1) // BLOCK
         space = divide_space(scratch, num_blocks, capacity)
         next_row = pointer(counter, np.int64)
+        done = np.int64(0)
         while True:
-            b = take_next(next_row)
+            b = take_next(next_row) if counter != 0 else done
+            done += 1
             if b >= batch:
                 break
             params = pointer(table + 8 * table_stride * b, np.float64)
@@ -136,11 +149,10 @@ def _compile(sources):
                 drawn = pointer(tokens + 8 * num_samples * b, np.int64)
                 for draw in range(num_samples):
                     if valid and not greedy:
-                        own = pointer(stream, np.int64)[stream_stride * b] if stream != 0 else b
                         bits = random_bits(
-                            pointer(seed, np.int64)[seed_stride * b],
-                            pointer(step, np.int64)[step_stride * b],
-                            own,
+                            own_word(seed, seed_stride, b),
+                            own_word(step, step_stride, b),
+                            own_word(stream, stream_stride, b),
                             draw,
                         )
                         token = draw_token(row, space, blocks, threshold, total, bits)

@@ -111,7 +111,6 @@ def find(row, space, by, need, total, low, high):
 
     Returns it, the bracket of the list, and how many blocks, listed logits and better ones it left.
     """
-    end = high
     most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
     for n in range(row.num_blocks):
         most += BLOCK if space.maxima[n] >= low else 0
@@ -121,7 +120,7 @@ def find(row, space, by, need, total, low, high):
         if low + 1 >= high:
             stop = low
         elif most - above_high > space.capacity:
-            start, stop = guess(row, space, by == MASS, need, total, low, high, end, attempt)
+            start, stop = guess(row, space, by == MASS, need, total, low, high, attempt)
         attempt += 1
         blocks, listed, above = collect(row, space, start, stop)
         reached = above
@@ -192,9 +191,7 @@ def select(row, space):
     blocks, listed, above, kept = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     if has_k:
         low = block_bound(row, space, row.top_k, low if has_p else floor, end)
-        low, start, stop, blocks, listed, above = find(
-            row, space, COUNT, row.top_k, 0, low, end
-        )
+        low, start, stop, blocks, listed, above = find(row, space, COUNT, row.top_k, 0, low, end)
     if has_p and stop == end and listed <= space.capacity:
         weigh_list(row, space, listed)
         measure_mass(row, space, listed)
@@ -213,9 +210,7 @@ def select(row, space):
         total = weigh_blocks(row, tops, space.sums, space.mass, size)
         need = mass_needed(row.top_p, total)
         lower, upper = mass_bounds(row, space, tops, size, need, low, end)
-        low, start, stop, blocks, listed, above = find(
-            row, space, MASS, need, total, lower, upper
-        )
+        low, start, stop, blocks, listed, above = find(row, space, MASS, need, total, lower, upper)
     low = max(low, floor)
     if row.epsilon_log2 > -np.inf:
         if has_k or has_p or row.min_p_log2 > -np.inf:

@@ -34,25 +34,27 @@ def block_float(block_key):
 
 
 @device
-def block_sum(logits, first, size, block_max, c):
-    """The sum of the block's weights, uint64."""
-    total = np.uint64(0)
-    for j in range(size):
-        total += np.uint64(np.uint32(token_weight(widen(logits[first + j]), block_max, c)))
-    return total
+def block_sum(logits, first, size, block_max, c, lowest):
+    """The sum of the weights of the block's logits from `lowest` up, uint64, and their number.
 
-
-@device
-def whole_block_sum(logits, first, block_max, c):
-    """`block_sum` of a block of 64, in 32 bits: the halves of the weights are added apart."""
-    low, high = np.int32(0), np.int32(0)
-    for j in range(BLOCK // 2):
-        one = token_weight(widen(logits[first + j]), block_max, c)
-        other = token_weight(widen(logits[first + BLOCK // 2 + j]), block_max, c)
+    In 32 bits, which vectors hold twice as many of: pairs of weights, then halves of the pairs.
+    """
+    low, high, count = np.int32(0), np.int32(0), np.int32(0)
+    half = size // 2
+    for j in range(half):
+        x, y = widen(logits[first + j]), widen(logits[first + half + j])
+        one = token_weight(x, block_max, c) if x >= lowest else np.int32(0)
+        other = token_weight(y, block_max, c) if y >= lowest else np.int32(0)
         pair = np.uint32(np.uint32(one) + np.uint32(other))
         low = np.int32(low + np.int32(pair & np.uint32(0xFFFF)))
         high = np.int32(high + np.int32(pair >> np.uint32(16)))
-    return (np.uint64(high) << np.uint64(16)) + np.uint64(low)
+        count = np.int32(count + np.int32(x >= lowest) + np.int32(y >= lowest))
+    total = (np.uint64(high) << np.uint64(16)) + np.uint64(low)
+    if size % 2:
+        x = widen(logits[first + size - 1])
+        total += np.uint64(token_weight(x, block_max, c)) if x >= lowest else np.uint64(0)
+        count = np.int32(count + np.int32(x >= lowest))
+    return total, np.int64(count)
 
 
 @device
@@ -72,9 +74,10 @@ def fill_sums(logits, vocab, c, maxima, sums, start, stop):
     for n in range(start, stop):
         first = n * BLOCK
         if first + BLOCK <= vocab:
-            sums[n] = whole_block_sum(logits, first, block_float(maxima[n]), c)
+            sums[n] = block_sum(logits, first, BLOCK, block_float(maxima[n]), c, LOWEST_FLOAT)[0]
         else:
-            sums[n] = block_sum(logits, first, vocab - first, block_float(maxima[n]), c)
+            size = vocab - first
+            sums[n] = block_sum(logits, first, size, block_float(maxima[n]), c, LOWEST_FLOAT)[0]
 
 
 @device
