@@ -1,0 +1,1 @@
+"""CPU kernels, compiled by Numba: the steps of `kernels.gpu` under the same names."""

@@ -1,0 +1,124 @@
+"""The contract's arithmetic: keys, weights, block scales (contract section 3).
+
+A word is a logit as it stands in memory: float32 is fp32, int16 the bits of bf16, uint16 those of
+fp16. A **key** is an int32 in the order of the logits: `-inf` is the lowest int32, -0.0 and +0.0
+share one, and `+inf` and every NaN stand above all finite ones, so that a maximum shows them.
+
+Each step of fp32 rounds once: Numba fuses nothing without fast-math. It widens int32 to int64, so
+results that are meant to be int32 are wrapped, and LLVM narrows the arithmetic again.
+Twins: `fused_sampler.contract.mass`, `kernels/gpu/arithmetic.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fused_sampler.contract import mass
+
+from .compiling import device
+from .memory import bits_of, float_of, widen_half
+
+BLOCK = mass.BLOCK  # ids a block
+LOG2_E = np.float32(mass.LOG2_E)
+LOWEST_FLOAT = np.float32(mass.LOWEST)
+FORBIDDEN = np.int32(-(2**31))  # key of -inf
+LOWEST_KEY = np.int32(-(2**31) + 1)  # below those of all finite logits, above that of -inf
+INFINITE_KEY = np.int32(0x7F000000)  # of +inf; NaNs are above
+_SHIFT_KEYS = 0x800000
+_TO_INTEGER = np.float32(12582912.0)  # 1.5 * 2**23: adding it rounds to an integer, half to even
+_C0, _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(c) for c in mass.EXP2_COEFFICIENTS)
+_W0, _W1, _W2, _W3, _W4, _W5, _W6 = (np.float32(c * 2.0**30) for c in mass.EXP2_COEFFICIENTS)
+
+
+def widen(word):
+    """A logit as fp32."""
+    raise NotImplementedError
+
+
+@overload(widen)
+def _widen(word):
+    if word == types.float32:
+        return lambda word: word
+    if word == types.int16:
+        return lambda word: float_of(np.int32(np.int32(word) << 16))
+    return lambda word: widen_half(word)
+
+
+@device
+def key_of_float(x):
+    """The key of an fp32 value."""
+    bits = bits_of(x)
+    sign = np.int32(bits >> 31)
+    magnitude = np.int32(bits & 0x7FFFFFFF)
+    return np.int32(np.int32(np.int32(magnitude ^ sign) - sign) - _SHIFT_KEYS)
+
+
+@device
+def key_of(word):
+    """The key of a logit."""
+    return key_of_float(widen(word))
+
+
+@device
+def value_of(key):
+    """The fp32 value of a key: the inverse of `key_of_float`, -0.0 aside."""
+    signed = np.int32(key + _SHIFT_KEYS)
+    return float_of(signed if signed >= 0 else np.int32(-(2**31) - signed))
+
+
+@device
+def token_weight(x, block_max, c):
+    """`floor(2**z * 2**30)`, int32, of a logit `x` beside its block's maximum.
+
+    `block_max` is finite. Below z = -40 every weight is 0, so that the clamp there changes nothing.
+    The coefficients stand in units of 2**-30: each step rounds as if they did not.
+    """
+    z = (x - block_max) * c
+    z = z if z > np.float32(-40.0) else np.float32(-40.0)
+    shifted = z + _TO_INTEGER
+    f = z - (shifted - _TO_INTEGER)
+    p = _W6 * f + _W5
+    p = p * f + _W4
+    p = p * f + _W3
+    p = p * f + _W2
+    p = p * f + _W1
+    p = p * f + _W0
+    return np.int32(float_of(np.int32(bits_of(p) + np.int32(bits_of(shifted) << 23))))
+
+
+@device
+def exp2(z):
+    """`2**z` for -125 <= z <= 0, fp32, by the contract's polynomial."""
+    shifted = z + _TO_INTEGER
+    f = z - (shifted - _TO_INTEGER)
+    p = _C6 * f + _C5
+    p = p * f + _C4
+    p = p * f + _C3
+    p = p * f + _C2
+    p = p * f + _C1
+    p = p * f + _C0
+    return float_of(np.int32(bits_of(p) + np.int32(bits_of(shifted) << 23)))
+
+
+@device
+def scale_sum(total, block_key, row_max, c):
+    """A sum of weights inside a block, uint64, in units of mass.
+
+    The block's scale is `mantissa * 2**-shift`. From z = -49 down the shift is 63 and the result 0.
+    """
+    z = (value_of(block_key) - row_max) * c
+    z = z if z > np.float32(-50.0) else np.float32(-50.0)
+    shifted = z + _TO_INTEGER
+    n = np.int32(bits_of(shifted) - bits_of(_TO_INTEGER))
+    f = z - (shifted - _TO_INTEGER)
+    p = _C6 * f + _C5
+    p = p * f + _C4
+    p = p * f + _C3
+    p = p * f + _C2
+    p = p * f + _C1
+    p = p * f + _C0
+    mantissa = np.uint64(np.int32(p * np.float32(16777216.0)))
+    shift = np.int32(14 - n)
+    return (total * mantissa) >> np.uint64(min(shift, np.int32(63)))

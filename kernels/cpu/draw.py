@@ -1,0 +1,95 @@
+"""Step 2, select and draw: from the block table to the tokens of a row.
+
+    M = mass of the kept tokens,  r = floor(U * M / 2**64),  U = 64 bits of Philox-4x32-10
+    token = first id whose prefix of masses, in vocabulary order, passes r (contract sections 5, 6)
+
+The prefix sums of the blocks' masses find the block; its 64 logits are read again, and a cumulative
+sum among them finds the token.
+Twins: `sample` in `fused_sampler.contract.reference`, `kernels/gpu/draw.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .arithmetic import BLOCK, key_of, scale_sum, token_weight, widen
+from .compiling import device
+from .memory import multiply_high
+from .summarize import block_float
+
+_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_STEP_0, _KEY_STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_PER_MASS = 2.0**-40
+
+
+@device
+def random_bits(seed, step, stream, draw):
+    """`U`, uint64: key = seed, counter = (step low, step high, stream, draw)."""
+    key_0, key_1 = np.uint64(seed) & _WORD, np.uint64(seed) >> _HALF
+    a, b = np.uint64(step) & _WORD, np.uint64(step) >> _HALF
+    c, d = np.uint64(stream) & _WORD, np.uint64(draw) & _WORD
+    for _ in range(10):
+        product_0, product_1 = a * _MULTIPLIER_0, c * _MULTIPLIER_1
+        a, b = (product_1 >> _HALF) ^ b ^ key_0, product_1 & _WORD
+        c, d = (product_0 >> _HALF) ^ d ^ key_1, product_0 & _WORD
+        key_0, key_1 = (key_0 + _KEY_STEP_0) & _WORD, (key_1 + _KEY_STEP_1) & _WORD
+    return (a << _HALF) | b
+
+
+@device
+def accumulate(row, space, blocks):
+    """The mass of each block and all before in `space.mass`; the mass of the kept tokens."""
+    for n in range(blocks):
+        space.mass[n] = np.int64(scale_sum(space.sums[n], space.tops[n], row.maximum, row.c))
+    total = np.int64(0)
+    for n in range(blocks):
+        total += space.mass[n]
+        space.mass[n] = total
+    return total
+
+
+@device
+def draw_token(row, space, blocks, threshold, total, bits):
+    """The token at which the masses pass `r`."""
+    left = np.int64(multiply_high(bits, np.uint64(total)))
+    slot, end = np.int64(0), blocks - 1  # the first slot whose prefix passes
+    while slot < end:
+        middle = (slot + end) >> 1
+        if space.mass[middle] > left:
+            end = middle
+        else:
+            slot = middle + 1
+    if slot > 0:
+        left -= space.mass[slot - 1]
+    first = np.int64(space.blocks[slot]) * BLOCK
+    block_max = block_float(space.tops[slot])
+    upto = np.uint64(0)
+    for token in range(first, min(first + BLOCK, row.vocab)):
+        word = row.logits[token]
+        if key_of(word) >= threshold:
+            upto += np.uint64(token_weight(widen(word), block_max, row.c))
+            if np.int64(scale_sum(upto, space.tops[slot], row.maximum, row.c)) > left:
+                return token
+    return np.int64(-1)  # never: the block's mass is above `left`
+
+
+@device
+def first_best(row, space, best):
+    """The lowest id with the key `best`, the row's maximum."""
+    n = np.int64(0)
+    while space.maxima[n] != best:
+        n += 1
+    token = n * BLOCK
+    while key_of(row.logits[token]) != best:
+        token += 1
+    return token
+
+
+@device
+def log_probability(x, maximum, temperature, total):
+    """Of a logit in a row of mass `total`, fp32."""
+    below = (np.float64(x) - np.float64(maximum)) / np.float64(temperature)
+    return np.float32(below - math.log(np.float64(total) * _PER_MASS))

@@ -1,0 +1,180 @@
+"""The steps of one row after another, as one compiled function for each dtype of the logits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fused_sampler.params import GREEDY_BELOW
+
+from .arithmetic import (
+    BLOCK,
+    FORBIDDEN,
+    INFINITE_KEY,
+    LOG2_E,
+    LOWEST_KEY,
+    key_of,
+    scale_sum,
+    value_of,
+    widen,
+)
+from .compiling import SOURCES, device, entry
+from .draw import accumulate, draw_token, first_best, log_probability, random_bits
+from .memory import pointer, take_next
+from .select import select
+from .space import Row, divide_space
+from .summarize import fill_sums, summarize
+from .write import write_kept, write_probabilities
+
+_GREEDY_BELOW = np.float32(GREEDY_BELOW)
+TOKENS, PROBABILITIES, MASKED = 0, 1, 2  # purposes
+
+
+VALUE, ROW_NUMBER = -1, -2  # in place of a stride
+
+
+@device
+def own_word(word, stride, b):
+    """A row's seed, step or stream."""
+    if stride == VALUE:
+        return word
+    if stride == ROW_NUMBER:
+        return b
+    return pointer(word, np.int64)[stride * b]
+
+
+@device
+def take_all(row, space):
+    """Every block is in question, as for a row without filters."""
+    for n in range(row.num_blocks):
+        space.blocks[n] = n
+        space.tops[n] = space.maxima[n]
+    return row.num_blocks
+
+
+@device
+def count_allowed(row):
+    """How many logits are not -inf."""
+    allowed = np.int64(0)
+    for i in range(row.vocab):
+        allowed += 1 if key_of(row.logits[i]) > FORBIDDEN else 0
+    return allowed
+
+
+@device
+def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, logprobs, raw):
+    """Log-probabilities of the drawn tokens among the kept ones, and under the raw distribution."""
+    raw_total = np.int64(0)
+    if valid:
+        fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
+        for n in range(row.num_blocks):
+            raw_total += np.int64(scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E))
+    for i in range(size):
+        logprobs[i], raw[i] = np.float32(np.nan), np.float32(np.nan)
+        if valid:
+            x = widen(row.logits[drawn[i]])
+            own = log_probability(x, row.maximum, temperature, total)
+            logprobs[i] = np.float32(0.0) if greedy else own
+            raw[i] = log_probability(x, row.maximum, np.float32(1.0), raw_total)
+
+
+def _compile(sources):
+    def sample_rows(
+        kind,  # a word of the logits: its type is their dtype
+        logits,  # address of [B, V], as are all below of what they say; 0 where not wanted
+        stride_bytes,
+        batch,
+        vocab,
+        table,  # fp64 [B, parameters]
+        table_stride,
+        seed,  # int64: the value where the stride is negative, else an address
+        seed_stride,
+        step,
+        step_stride,
+        stream,
+        stream_stride,
+        num_samples,
+        purpose,
+        tokens,  # int64 [B, num_samples]
+        logprobs,  # fp32 [B, num_samples]; with it the next two
+        raw_logprobs,  # fp32 [B, num_samples]
+        kept_counts,  # int64 [B]
+        output,  # fp32 [B, V], unless the purpose is tokens
+        capacity,
+        scratch,
+        counter,  # int64: the next row, for all threads of the call; 0: there is one
+    ):
+        sources  # noqa: B018 - a free variable is part of the key of the cache
+        num_blocks = (vocab + BLOCK - 1) // BLOCK
+        space = divide_space(scratch, num_blocks, capacity)
+        next_row = pointer(counter, np.int64)
+        done = np.int64(0)
+        while True:
+            b = take_next(next_row) if counter != 0 else done
+            done += 1
+            if b >= batch:
+                break
+            params = pointer(table + 8 * table_stride * b, np.float64)
+            temperature, c = np.float32(params[0]), np.float32(params[1])
+            top_k, top_p = np.int64(params[2]), params[3]
+            min_p_log2, epsilon_log2 = np.float32(params[4]), np.float32(params[5])
+            words = pointer(logits + stride_bytes * b, kind)
+            greedy = temperature < _GREEDY_BELOW
+            by_value = min_p_log2 > -np.inf
+            filtered = top_k < vocab or top_p < 1 or by_value or epsilon_log2 > -np.inf
+            # The mass of the whole row is needed by top-p and epsilon, and by the draw.
+            with_sums = (not greedy) and top_k >= vocab and (top_p < 1 or not by_value)
+
+            best = summarize(words, vocab, c, space.maxima, space.sums, with_sums)
+            row = Row(
+                words, vocab, num_blocks, value_of(best), c, top_k, top_p, min_p_log2, epsilon_log2
+            )
+            valid = FORBIDDEN < best < INFINITE_KEY
+            threshold, kept, blocks, total = np.int64(LOWEST_KEY), 0, 0, 0
+            token = np.int64(-1)
+            if valid and greedy:
+                token, kept = first_best(row, space, best), 1
+            elif valid:
+                if filtered:
+                    threshold, blocks, kept = select(row, space)
+                else:
+                    blocks = take_all(row, space)
+                total = accumulate(row, space, blocks)
+
+            written = pointer(output + 4 * vocab * b, np.float32)
+            if purpose == PROBABILITIES:
+                write_probabilities(row, written, valid, token, total)
+            elif purpose == MASKED:
+                write_kept(row, written, valid, token, threshold, temperature)
+            else:
+                drawn = pointer(tokens + 8 * num_samples * b, np.int64)
+                for draw in range(num_samples):
+                    if valid and not greedy:
+                        bits = random_bits(
+                            own_word(seed, seed_stride, b),
+                            own_word(step, step_stride, b),
+                            own_word(stream, stream_stride, b),
+                            draw,
+                        )
+                        token = draw_token(row, space, blocks, threshold, total, bits)
+                    drawn[draw] = token
+                if logprobs != 0:
+                    if valid and not filtered and not greedy:
+                        kept = count_allowed(row)
+                    pointer(kept_counts, np.int64)[b] = kept
+                    write_logprobs(
+                        row,
+                        space,
+                        valid,
+                        greedy,
+                        temperature,
+                        total,
+                        drawn,
+                        num_samples,
+                        pointer(logprobs + 4 * num_samples * b, np.float32),
+                        pointer(raw_logprobs + 4 * num_samples * b, np.float32),
+                    )
+
+    return sample_rows
+
+
+sample_rows = entry(_compile(SOURCES))

@@ -1,0 +1,227 @@
+"""Step 2, select: the threshold of the filters, exactly.
+
+Every filter keeps the logits from a threshold up, and each threshold is the largest key at which a
+measure of {x >= key} reaches what is needed: the count reaches k (top-k), or the mass reaches
+P = max(1, ceil(p * mass(K))) (top-p; contract section 4). Min-p and epsilon name a value.
+
+    bracket  low <= threshold < high, from the block table
+    collect  the logits in the bracket into a list (`collect.py`)
+    search   the list by bisection (`search.py`)
+
+Where a bracket holds more than a list does, a sample of the row says where to look first.
+Twins: `kept_set` in `fused_sampler.contract.reference`, `kernels/gpu/select.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .arithmetic import BLOCK, FORBIDDEN, LOWEST_KEY, key_of_float, scale_sum, value_of
+from .collect import collect, measure_mass, weigh_list
+from .compiling import device
+from .narrow import guess
+from .search import EXACT, search_threshold
+
+COUNT, MASS = 0, 1  # measures
+_NOTHING = np.int64(2**31)  # above all keys: where no list stands
+
+
+@device
+def weigh_blocks(row, tops, sums, mass, size):
+    """The mass of each block; their sum, int64."""
+    total = np.int64(0)
+    for n in range(size):
+        mass[n] = np.int64(scale_sum(sums[n], tops[n], row.maximum, row.c))
+        total += mass[n]
+    return total
+
+
+@device
+def mass_needed(top_p, total):
+    """`P = max(1, ceil(p * mass(K)))` (contract section 4)."""
+    return max(np.int64(1), np.int64(math.ceil(top_p * np.float64(total))))
+
+
+@device
+def lowest_key_from(row, value):
+    """The lowest key with `z >= value`, z = fp32(fp32(x - m) * c); the best token's at most."""
+    low, high = np.int64(LOWEST_KEY) - 1, np.int64(key_of_float(row.maximum))
+    while low + 1 < high:
+        middle = (low + high) >> 1
+        if (value_of(np.int32(middle)) - row.maximum) * row.c >= value:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+@device
+def epsilon_value(epsilon_log2, total):
+    """The lowest z of a token with the share `epsilon` of the mass `total` = mass(K), fp32."""
+    exponent = np.int64(0)
+    y = np.uint64(total)
+    while y >> np.uint64(exponent + 1) != 0:
+        exponent += 1
+    if exponent >= 31:
+        y >>= np.uint64(exponent - 31)
+    else:
+        y <<= np.uint64(31 - exponent)
+    fraction = np.uint64(0)
+    for _ in range(32):
+        y = (y * y) >> np.uint64(31)
+        bit = y >> np.uint64(32)
+        y >>= bit
+        fraction = fraction * np.uint64(2) + bit
+    logarithm = np.float64(exponent * 2**32 + np.int64(fraction)) * 2.0**-32
+    return min(np.float32(0.0), np.float32(np.float64(epsilon_log2) + (logarithm - 40.0)))
+
+
+@device
+def block_bound(row, space, k, low, high):
+    """A key that at least k blocks reach, hence k logits as well; `low` where fewer do."""
+    if k > row.num_blocks:
+        return np.int64(low)
+    for n in range(row.num_blocks):
+        space.mass[n] = 1
+    return search_threshold(space.maxima, space.mass, row.num_blocks, k, low, high, k // 4 + 8)
+
+
+@device
+def mass_bounds(row, space, tops, size, need, low, high):
+    """Keys `low <= threshold < high` of the mass `need`; `space.mass` holds that of the blocks.
+
+    From above: blocks that reach a key hold at most their mass. From below: at least that of their
+    best tokens.
+    """
+    upper = search_threshold(tops, space.mass, size, need, low, high, EXACT)
+    one = np.uint64(1 << 30)
+    for n in range(size):
+        space.mass[n] = np.int64(scale_sum(one, tops[n], row.maximum, row.c))
+        if tops[n] == FORBIDDEN:
+            space.mass[n] = 0
+    lower = search_threshold(tops, space.mass, size, need, low, upper + 1, EXACT)
+    return lower, upper + 1
+
+
+@device
+def find(row, space, by, need, total, low, high):
+    """The largest key in [low, high) at which a measure reaches `need`, else `low`.
+
+    Returns it, the bracket of the list, and how many blocks, listed logits and better ones it left.
+    """
+    most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
+    for n in range(row.num_blocks):
+        most += BLOCK if space.maxima[n] >= low else 0
+    attempt = 0
+    while True:
+        start, stop = low, high
+        if low + 1 >= high:
+            stop = low
+        elif most - above_high > space.capacity:
+            start, stop = guess(row, space, by == MASS, need, total, low, high, attempt)
+        attempt += 1
+        blocks, listed, above = collect(row, space, start, stop)
+        reached = above
+        if by == MASS:
+            reached = weigh_blocks(row, space.tops, space.sure, space.mass, blocks)
+        if low + 1 >= high:
+            return low, start, stop, blocks, listed, above
+        if reached >= need:
+            low, most = stop, above
+            continue
+        high, above_high = stop, above
+        if start == stop or listed > space.capacity:
+            continue
+        if by == MASS:
+            weigh_list(row, space, listed)
+            measure_mass(row, space, listed)
+        else:
+            for i in range(listed):
+                space.measure[i] = 1
+        upto = reached
+        for i in range(listed):
+            upto += space.measure[i]
+        if upto < need and start > low:
+            high, above_high = start, above + listed
+            continue
+        slack = EXACT if by == MASS else 0
+        low = search_threshold(
+            space.keys, space.measure, listed, need - reached, start, stop, slack
+        )
+        return low, start, stop, blocks, listed, above
+
+
+@device
+def settle(row, space, low, start, stop, blocks, listed, above):
+    """Sum up the kept weights of each block that reaches `low`.
+
+    Returns the list as it is afterwards: its bracket and counts, and how many logits are kept.
+    """
+    if not start <= low <= stop:
+        start, stop = low, np.int64(key_of_float(row.maximum)) + 1
+        blocks, listed, above = collect(row, space, start, stop)
+        if listed > space.capacity:
+            stop = low
+            blocks, listed, above = collect(row, space, start, stop)
+    for n in range(blocks):
+        space.sums[n] = space.sure[n]
+    weigh_list(row, space, listed)
+    kept = above
+    for i in range(listed):
+        if space.keys[i] >= low:
+            space.sums[space.slots[i]] += np.uint64(space.weights[i])
+            kept += 1
+    return start, stop, blocks, listed, above, kept
+
+
+@device
+def select(row, space):
+    """The lowest key that the filters keep, for a row with a filter.
+
+    Returns it, the number of blocks in question, whose kept weights stand in `space.sums`, and how
+    many logits are kept.
+    """
+    end = np.int64(key_of_float(row.maximum)) + 1
+    low = np.int64(LOWEST_KEY)
+    floor = lowest_key_from(row, row.min_p_log2) if row.min_p_log2 > -np.inf else low
+    has_k, has_p = row.top_k < row.vocab, row.top_p < 1
+    start, stop = _NOTHING, _NOTHING
+    blocks, listed, above, kept = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    if has_k:
+        low = block_bound(row, space, row.top_k, low if has_p else floor, end)
+        low, start, stop, blocks, listed, above = find(row, space, COUNT, row.top_k, 0, low, end)
+    if has_p and stop == end and listed <= space.capacity:
+        weigh_list(row, space, listed)
+        measure_mass(row, space, listed)
+        total = np.int64(0)
+        for i in range(listed):
+            total += space.measure[i] if space.keys[i] >= low else 0
+        need = mass_needed(row.top_p, total)
+        low = search_threshold(space.keys, space.measure, listed, need, low, end, EXACT)
+    elif has_p:
+        tops, size = space.maxima, row.num_blocks
+        if has_k:
+            start, stop, blocks, listed, above, kept = settle(
+                row, space, low, start, stop, blocks, listed, above
+            )
+            tops, size = space.tops, blocks
+        total = weigh_blocks(row, tops, space.sums, space.mass, size)
+        need = mass_needed(row.top_p, total)
+        lower, upper = mass_bounds(row, space, tops, size, need, low, end)
+        low, start, stop, blocks, listed, above = find(row, space, MASS, need, total, lower, upper)
+    low = max(low, floor)
+    if row.epsilon_log2 > -np.inf:
+        if has_k or has_p or row.min_p_log2 > -np.inf:
+            start, stop, blocks, listed, above, kept = settle(
+                row, space, low, start, stop, blocks, listed, above
+            )
+            total = weigh_blocks(row, space.tops, space.sums, space.mass, blocks)
+        else:
+            total = weigh_blocks(row, space.maxima, space.sums, space.mass, row.num_blocks)
+        low = max(low, lowest_key_from(row, epsilon_value(row.epsilon_log2, total)))
+    start, stop, blocks, listed, above, kept = settle(
+        row, space, low, start, stop, blocks, listed, above
+    )
+    return low, blocks, kept

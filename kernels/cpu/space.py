@@ -1,0 +1,75 @@
+"""What the steps share: a row as they see it, and the scratch memory of a thread."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arithmetic import BLOCK
+from .compiling import device
+from .memory import pointer
+
+_TABLE_BYTES = 4 + 4 + 4 + 8 + 8 + 8  # a block: maximum, number, top, sure, sum, mass
+_LIST_BYTES = 8 + 4 + 4 + 4  # a listed logit: measure, key, slot, weight
+_SMALL = 4096  # logits that a list always holds
+
+
+class Row(NamedTuple):
+    """One row of logits and its parameters."""
+
+    logits: Any  # pointer to [V] words
+    vocab: int
+    num_blocks: int
+    maximum: Any  # fp32
+    c: Any  # fp32
+    top_k: int
+    top_p: float
+    min_p_log2: Any  # fp32
+    epsilon_log2: Any  # fp32
+
+
+class Space(NamedTuple):
+    """Pointers to scratch memory: a line for each block, each slot, each listed logit."""
+
+    maxima: Any  # int32 [N]: keys of all blocks
+    blocks: Any  # int32 [N]: numbers of the blocks in question; a place here is their slot
+    tops: Any  # int32 [N]: their maxima
+    sure: Any  # uint64 [N]: the sum of the weights that are kept whatever the list says
+    sums: Any  # uint64 [N]: of the kept weights
+    mass: Any  # int64 [N]: of the block, or of it and all before
+    measure: Any  # int64 [capacity]: of a listed logit, to be searched
+    keys: Any  # int32 [capacity]
+    slots: Any  # int32 [capacity]: of its block
+    weights: Any  # int32 [capacity]
+    capacity: int
+
+
+def list_capacity(vocab: int) -> int:
+    """Logits that fit the list: with the table, below 4 copies of a row of 16-bit logits."""
+    return min(vocab, max(_SMALL, vocab // 4))
+
+
+def space_bytes(vocab: int) -> int:
+    """The scratch memory of a thread."""
+    return -(-vocab // BLOCK) * _TABLE_BYTES + 8 + list_capacity(vocab) * _LIST_BYTES
+
+
+@device
+def divide_space(address, num_blocks, capacity):
+    """The scratch memory at `address`, cut up; what is aligned to 8 bytes comes first."""
+    slots = address + 24 * num_blocks
+    entries = slots + 8 * capacity
+    return Space(
+        sure=pointer(address, np.uint64),
+        sums=pointer(address + 8 * num_blocks, np.uint64),
+        mass=pointer(address + 16 * num_blocks, np.int64),
+        measure=pointer(slots, np.int64),
+        keys=pointer(entries, np.int32),
+        slots=pointer(entries + 4 * capacity, np.int32),
+        weights=pointer(entries + 8 * capacity, np.int32),
+        maxima=pointer(entries + 12 * capacity, np.int32),
+        blocks=pointer(entries + 12 * capacity + 4 * num_blocks, np.int32),
+        tops=pointer(entries + 12 * capacity + 8 * num_blocks, np.int32),
+        capacity=capacity,
+    )
