@@ -26,13 +26,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import os
 from typing import Any
 
 import torch
 
-OLDEST = {"triton": (3, 4), "numba": (0, 60)}
+OLDEST = {"triton": (3, 4), "numba": (0, 61)}
 
 
 def load(backend: str) -> Any:
@@ -43,8 +42,6 @@ def load(backend: str) -> Any:
 
 def unavailable(backend: str, device: torch.device) -> str | None:
     """Why "triton" or "cpu" cannot serve tensors on `device`, with the remedy; None if it can."""
-    if backend == "cpu" and importlib.util.find_spec(f"{__name__}.cpu") is None:
-        return "it is not part of this build"
     if backend == "cpu":
         return _unusable("numba", "pip install 'fused-sampler[cpu]'")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -52,7 +49,7 @@ def unavailable(backend: str, device: torch.device) -> str | None:
             f'the logits are on device "{device.type}", and Triton kernels run on GPUs ("cuda"); '
             'move them there, or use backend="cpu", "torch" or "auto".'
         )
-    return _unusable("triton", "pip install triton")
+    return _unusable("triton", "pip install 'fused-sampler[triton]'")
 
 
 @functools.cache

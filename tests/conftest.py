@@ -16,7 +16,7 @@ from common import load_backend
 torch.set_num_threads(1)  # the rows are small, and the tests run in several processes
 
 
-@pytest.fixture(params=["torch", "triton"])
+@pytest.fixture(params=["torch", "cpu", "triton"])
 def backend(request):
     """Each implementation of the contract."""
     return load_backend(request.param)
