@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol
 
 import torch
@@ -58,6 +59,7 @@ def choose_backend(backend: str, device: torch.device) -> str:
     return backend
 
 
+@functools.cache
 def load_backend(name: str) -> Backend:
     """Import it: only now, as kernels need Triton or Numba."""
     return reference if name == "torch" else kernels.load(name)
@@ -80,21 +82,27 @@ def sample(
         _check_capture(seed, step, generator, validate)
     implementation, x = _serve(backend, x)
     rows = resolve_rows(x, validate, **parameters)
-    draws = resolve_draws(seed, step, num_samples, generator, len(x), x.device, validate)
-    if x.shape[0] == 0:
+    batch = x.shape[0]
+    draws = resolve_draws(seed, step, num_samples, generator, batch, x.device, validate)
+    if batch == 0:
         output = _nothing(x, num_samples)
     else:
         output = implementation.sample(x, rows, draws, return_info)
         if validate and int(output.tokens.min()) < 0:
             remedy = f"{_MEND}; or pass validate=False to get token -1 for such rows"
             _raise_invalid(x, output.tokens[:, 0] < 0, remedy)
-    if num_samples == 1:
-        output = output.map(lambda v: v.squeeze(-1) if v.dim() == 2 else v)
+    if not return_info:
+        return _as_asked(output.tokens, logits, num_samples)
+    return SampleOutput(*(_as_asked(v, logits, num_samples) for v in output if v is not None))
+
+
+def _as_asked(values: torch.Tensor, logits: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """`[B, num_samples]` or `[B]` without what the caller has one of, and where his logits are."""
+    if num_samples == 1 and values.dim() == 2:
+        values = values.squeeze(-1)
     if logits.dim() == 1:
-        output = output.map(lambda v: v[0])
-    if x.device != logits.device:
-        output = output.map(lambda v: v.to(logits.device))
-    return output if return_info else output.tokens
+        values = values[0]
+    return values if values.device == logits.device else values.to(logits.device)
 
 
 def softmax(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,10 +24,6 @@ class SampleOutput(NamedTuple):
     logprobs: torch.Tensor | None = None
     raw_logprobs: torch.Tensor | None = None
     kept: torch.Tensor | None = None
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SampleOutput:
-        """The same with every tensor changed."""
-        return SampleOutput(*(v if v is None else change(v) for v in self))  # type: ignore[arg-type]
 
 
 def log_probability(

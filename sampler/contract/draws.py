@@ -99,7 +99,10 @@ def check_num_samples(num_samples: int) -> None:
 
 
 def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    # The first is a tenth of the time of the others.
+    return type(value) is int or (
+        isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    )
 
 
 def _int64(

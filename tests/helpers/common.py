@@ -40,7 +40,8 @@ class OnGPU:
 
     def sample(self, logits, rows, draws, info):
         moved = rows.to(DEVICE), draws.to(DEVICE)
-        return self.backend.sample(logits.to(DEVICE), *moved, info).map(torch.Tensor.cpu)
+        output = self.backend.sample(logits.to(DEVICE), *moved, info)
+        return SampleOutput(*(value if value is None else value.cpu() for value in output))
 
     def softmax(self, logits, rows):
         return self.backend.softmax(logits.to(DEVICE), rows.to(DEVICE)).cpu()
