@@ -2,7 +2,7 @@
 
     threshold = the largest key in [low, high) with  sum of measure[i] over keys[i] >= key  >= need
 
-What the measure is makes the filter: 1 an entry for top-k, what a token adds to the mass for top-p. Keys
+The measure makes the filter: 1 an entry for top-k, what a token adds to the mass for top-p. Keys
 and measure belong to listed logits, or to blocks, whose thresholds bound those of their logits.
 A step of the bisection is one vectorised sum; there are 32 at most.
 Twin: `kernels/gpu/search.py`.
