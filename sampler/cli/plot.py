@@ -12,10 +12,11 @@ from rich.progress import track
 
 from ..models.prompt import encode_prompt
 from ..models.vocabulary import unspelled_note
-from ..params import SamplingParams
+from ..params import RECORDS
 from ..views.figures import draw_panels, draw_sweep, save
 from ..views.files import writing
 from ..views.inspect import inspect_logits, next_logits
+from ..views.numbers import label
 from ..views.request import Request
 from ..views.sweep import sweep
 from .files import check_file
@@ -58,10 +59,10 @@ def _check_temperatures(requests: Sequence[Request], swept: str | None) -> None:
             "temperature", f"there are {len(requests)} values; give at most {MOST_TEMPERATURES}"
         )
     if swept is not None:
-        off = getattr(SamplingParams(), swept)
+        off = RECORDS[swept].off
         if (len(requests) > 1 and swept == "temperature") or requests[0].sampling[swept] != off:
-            label = swept.replace("_", "-")
-            raise wrong(swept, f"--sweep {label} runs it over its range; leave --{label} out")
+            name = label(swept)
+            raise wrong(swept, f"--sweep {name} runs it over its range; leave --{name} out")
 
 
 def _check_path(path: Path) -> None:

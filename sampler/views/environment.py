@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from .. import kernels  # type: ignore[attr-defined]  # setup.py maps the folder
+from .. import __version__, kernels  # type: ignore[attr-defined]  # setup.py maps the folder
 from ..dispatch import choose_backend
 from ..models import embedded
 
@@ -26,7 +26,7 @@ def facts() -> dict[str, str]:
     """Each fact's name and its value."""
     backend, why = auto_backend()
     return {
-        "fused_sampler": version("fused-sampler"),
+        "fused_sampler": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "triton": installed("triton") or _ABSENT,

@@ -150,9 +150,9 @@ def test_default_name(run, prompt, arguments, name):
     ("arguments", "words"),
     [
         (["--temperature"], "Option '--temperature' requires an argument"),
-        (["--temperature", "--top-k"], "'--temperature': '--top-k' is not a finite number"),
-        (["--temperature", "hot"], "'--temperature': 'hot' is not a finite number from 0 up"),
-        (["--temperature", "1", "-1"], "'--temperature': '-1' is not a finite number from 0 up"),
+        (["--temperature", "--top-k"], "'--temperature': temperature is '--top-k', no number"),
+        (["--temperature", "hot"], "'--temperature': temperature is 'hot', no number"),
+        (["--temperature", "1", "-1"], "'--temperature': temperature is -1.0, out of range"),
         (["--temperature", "1", "hot"], "unexpected extra argument(s) (hot)"),
         (["--temperature", "1", "1e39"], "temperature is 1e+39, out of range; use"),
         (["--temperature", *"1234567"], "'--temperature': there are 7 values; give at most 6"),
