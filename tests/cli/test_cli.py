@@ -471,24 +471,39 @@ def test_info_names_versions_backend_and_cache(run, monkeypatch, tmp_path):
     assert facts["transformers"] == version("transformers")
     assert facts["threads"] == str(torch.get_num_threads())
     assert facts["cache"] == str(tmp_path)
+    assert facts["auto_on_cpu"] == environment.auto_backend("cpu")
+    assert facts["auto_on_gpu"] == environment.auto_backend("cuda")
     if not torch.cuda.is_available():
         assert facts["devices"] == "cpu"
-        assert facts["auto_backend"] == "torch: no CUDA or ROCm device"
     printed = run("info").out
     for name, value in facts.items():
         assert f"\n{name.replace('_', ' '):<16}{value}\n" in f"\n{printed}"
 
 
 @pytest.mark.parametrize(
-    ("reason", "backend", "why"),
-    [(None, "triton", "for tensors on a CUDA"), ("the reason.", "torch", "the reason.")],
+    ("device", "backend", "compiler"), [("cpu", "cpu", "Numba"), ("cuda", "triton", "Triton")]
 )
-def test_info_says_why_a_gpu_is_used_or_not(monkeypatch, reason, backend, why):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(environment.kernels, "unavailable", lambda device: reason)
-    chosen, words = environment.auto_backend()
-    assert chosen == backend
-    assert words.startswith(why)
+@pytest.mark.parametrize("gpu", [True, False])
+def test_info_says_what_auto_takes_and_what_would_be_better(
+    monkeypatch, device, backend, compiler, gpu
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    brings = f"kernels that {compiler} compiles, in "
+    asked = []
+
+    def missing(name, device):
+        asked.append((name, device.type))
+        return "it is missing; pip install it."
+
+    for unavailable, start in (
+        (lambda name, device: None, f"{backend}: {brings}"),
+        (missing, f"torch: it is missing; pip install it. It brings {brings}"),
+    ):
+        monkeypatch.setattr(environment.kernels, "unavailable", unavailable)
+        shown = environment.auto_backend(device)
+        assert shown.startswith(start)
+        assert shown.endswith("; PyTorch sees no GPU here") == (device == "cuda" and not gpu)
+    assert set(asked) == {(backend, device)}
 
 
 def test_info_follows_the_embedded_model(monkeypatch, tmp_path):
