@@ -21,7 +21,7 @@ from ..views.request import Request
 from ..views.sweep import sweep
 from .files import check_file
 from .options import wrong
-from .waiting import load_for_command
+from .waiting import load_to_look
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_TEMPERATURES = 6  # more bars a token, or more curves, cannot be told apart
@@ -32,7 +32,7 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
     _check_temperatures(requests, swept)
     path = out or _default_path(requests[0].prompt, swept)
     _check_path(path)
-    loaded = load_for_command(requests[0].model)
+    loaded = load_to_look(requests[0].model)
     inputs = encode_prompt(loaded, requests[0].prompt, new_tokens=1)
     logits = next_logits(loaded, inputs)
     length = inputs["input_ids"].shape[1]

@@ -173,7 +173,7 @@ def test_default_name(run, prompt, arguments, name):
     ],
 )
 def test_wrong_command_line_is_one_line(run, monkeypatch, arguments, words):
-    monkeypatch.setattr(cli_plot, "load_for_command", None)  # refused before a model is loaded
+    monkeypatch.setattr(cli_plot, "load_to_look", None)  # refused before a model is loaded
     done = run(PROMPT, *arguments)
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("fused-sampler: ")
@@ -183,7 +183,7 @@ def test_wrong_command_line_is_one_line(run, monkeypatch, arguments, words):
 
 
 def test_folder_of_the_name_is_refused_before_the_model_is_loaded(run, monkeypatch):
-    monkeypatch.setattr(cli_plot, "load_for_command", None)
+    monkeypatch.setattr(cli_plot, "load_to_look", None)
     Path("taken.png").mkdir()
     done = run(PROMPT, "--out", "taken.png")
     assert (done.status, done.out) == (2, "")
