@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .contract.mass import LOG2_E, MAX_VOCAB
-from .filters import FILTERS
+from .filters import FILTERS, Axis
 from .filters import Parameter as Record
 
 GREEDY_BELOW = 9.999999747378752e-06  # 1e-5 in fp32, so that every precision agrees
@@ -26,6 +26,7 @@ TEMPERATURE = Record(
     off=1.0,
     help="Divides the logits; 0 is greedy, 1 is off.",
     remedy="use 0 for greedy decoding or a finite positive number",
+    axis=Axis(0.1, 5.0),
 )
 RECORDS = {record.name: record for record in (TEMPERATURE, *FILTERS)}
 PARAMETERS = tuple(RECORDS)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from ..views.numbers import Number
-from ..views.settings import SETTINGS, TEMPERATURE
+from .. import __version__
+from ..params import PARAMETERS, TEMPERATURE
+from ..views.numbers import Number, label
 from . import options
 from .options import AsJson, Model, Prompt, Temperature, with_filters
 
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fused-sampler {version('fused-sampler')}")
+        typer.echo(f"fused-sampler {__version__}")
         raise typer.Exit
 
 
@@ -57,13 +57,11 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    max_new_tokens: Annotated[
-        int, options.number(options.WHOLE, "Stop after this many tokens.")
-    ] = 64,
+    max_new_tokens: Annotated[int, options.number(Number(1), "Stop after this many tokens.")] = 64,
     num_samples: Annotated[
         int,
         options.number(
-            options.WHOLE, "Texts to generate, one after the other, each with the next seed."
+            Number(1), "Texts to generate, one after the other, each with the next seed."
         ),
     ] = 1,
 ) -> None:
@@ -94,7 +92,7 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, options.number(options.WHOLE, "Show this many of the best tokens.")] = 20,
+    top: Annotated[int, options.number(Number(1), "Show this many of the best tokens.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show the next-token table: what each filter keeps and what a seed draws.
@@ -122,7 +120,7 @@ def explore(
     port: Annotated[
         int,
         options.number(
-            Number(int, 0, 65535),
+            Number(0, 65535),
             "Where to serve the page on this machine; 0 is any port that is free.",
             "PORT",
         ),
@@ -159,8 +157,8 @@ def plot(
     model: Model = None,
     temperature: Annotated[
         list[float],
-        options.sampling(
-            TEMPERATURE.number,
+        options.parameter(
+            TEMPERATURE,
             "One or more, as in `--temperature 0.5 1 2`: a colour for each. A prompt that is "
             "a number goes in front.",
             "NUMBER...",
@@ -171,13 +169,13 @@ def plot(
     sweep: Annotated[
         str | None,
         options.choice(
-            [setting.label for setting in SETTINGS],
-            "Instead, show kept tokens and entropy against this parameter.",
+            [label(name) for name in PARAMETERS],
+            "Instead, show kept tokens and entropy against this parameter",
         ),
     ] = None,
     top: Annotated[
         int,
-        options.number(Number(int, 1, 60), "Show this many of the best tokens."),
+        options.number(Number(1, 60), "Show this many of the best tokens."),
     ] = 12,
     out: Annotated[
         Path | None,

@@ -121,7 +121,7 @@ def _names(option: str, values: Several, choices: Iterable[str]) -> list[str]:
 
 
 def _sizes(option: str, values: Several, most: int) -> list[int]:
-    size = Number(int, 1, most)
+    size = Number(1, most)
     try:
         return [size.read(part) for part in _parts(option, values)]
     except ValueError as error:

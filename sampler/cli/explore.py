@@ -16,7 +16,7 @@ from ..explorer.text import Explorer
 from ..views.files import writing
 from ..views.request import Request
 from .files import check_file
-from .waiting import load_for_command
+from .waiting import load_to_look
 
 
 def run_explore(request: Request, port: int, browser: bool) -> None:
@@ -28,13 +28,13 @@ def run_explore(request: Request, port: int, browser: bool) -> None:
             if browser and has_display():
                 webbrowser.open(server.url)
 
-        server.serve(Explorer(load_for_command(request.model)), request, ready)
+        server.serve(Explorer(load_to_look(request.model, "cpu")), request, ready)
 
 
 def run_export(request: Request, path: Path) -> None:
     """Write the page to a file that needs no server."""
     check_file(path, "export", "such as page.html")
-    explorer = Explorer(load_for_command(request.model))
+    explorer = Explorer(load_to_look(request.model, "cpu"))
     console = Console(stderr=True)
     page = saved_page(
         explorer,

@@ -19,7 +19,7 @@ from ..models.quiet import quiet_transformers
 from ..models.vocabulary import forbid_unspelled, unspelled_ids, unspelled_note
 from ..views.request import Request
 from .options import wrong
-from .waiting import load_for_command
+from .waiting import compile_kernels, load_for_command
 
 
 def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> None:
@@ -42,6 +42,10 @@ def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> Non
     if note := unspelled_note(loaded.vocabulary, unspelled):
         typer.echo(typer.style(note, dim=True), err=True)
 
+    if not request.greedy:
+        # Where ids are forbidden, that is done in an fp32 copy.
+        dtype = torch.float32 if unspelled else loaded.model.dtype
+        compile_kernels(loaded.model.device, loaded.vocabulary, dtype)
     sampler = TimedSampler(loaded.model.device)
     tokens = 0
     start = time.perf_counter()

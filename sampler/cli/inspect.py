@@ -13,12 +13,12 @@ from rich.text import Text
 from ..models.vocabulary import unspelled_note
 from ..views.inspect import Inspection, inspect_prompt, spelling
 from ..views.request import Request
-from .waiting import load_for_command
+from .waiting import load_to_look
 
 
 def run_inspect(request: Request, top: int, as_json: bool) -> None:
     """Print the table of the `top` best tokens, or JSON."""
-    inspection = inspect_prompt(load_for_command(request.model), request, top)
+    inspection = inspect_prompt(load_to_look(request.model), request, top)
     if as_json:
         print(json.dumps(asdict(inspection), indent=1, ensure_ascii=False, allow_nan=False))
     else:

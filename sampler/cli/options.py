@@ -10,32 +10,42 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..views.numbers import SEED, Number
+from ..filters import FILTERS, Parameter
+from ..params import TEMPERATURE
+from ..views.numbers import SEED, Number, label, read_parameter
 from ..views.request import FieldError, Request
-from ..views.settings import FILTERS, TEMPERATURE
 
-WHOLE = Number(int, 1)
-
-
-def number(wanted: Number, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """An option that takes a number."""
-    metavar = metavar or ("COUNT" if wanted.kind is int else "NUMBER")
-    return typer.Option(metavar=metavar, parser=_parser(wanted), help=help, **more)
+PANEL = "Sampling"  # of the options that say what to draw from
 
 
-def sampling(wanted: Number, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """A number that says what to draw from."""
-    return number(wanted, help, metavar, rich_help_panel="Sampling", **more)
+def number(wanted: Number, help: str, metavar: str = "COUNT", **more: Any) -> Any:
+    """An option that takes a whole number."""
+    return typer.Option(metavar=metavar, parser=_parser(wanted.read), help=help, **more)
 
 
-def _parser(wanted: Number) -> Callable[[Any], Any]:
+def parameter(record: Parameter, help: str | None = None, metavar: str | None = None) -> Any:
+    """An option for a sampling parameter."""
+    return typer.Option(
+        metavar=metavar or ("COUNT" if record.kind is int else "NUMBER"),
+        parser=_parser(functools.partial(read_parameter, record)),
+        help=help or record.help,
+        rich_help_panel=PANEL,
+    )
+
+
+def _parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:  # text, or the option's default
         try:
-            return wanted.read(str(value))
+            return read(str(value))
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(_sentence(error)) from error
 
     return parse
+
+
+def _sentence(error: ValueError) -> str:
+    """Without its full stop: something follows on the line."""
+    return str(error).removesuffix(".")
 
 
 def choice(names: Sequence[str], help: str) -> Any:
@@ -46,7 +56,8 @@ def choice(names: Sequence[str], help: str) -> Any:
             raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}")
         return text
 
-    return typer.Option(metavar="|".join(names), parser=parse, help=help, show_default=False)
+    help = f"{help}: {', '.join(names)}."
+    return typer.Option(metavar="NAME", parser=parse, help=help, show_default=False)
 
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue.")]
@@ -59,21 +70,21 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Temperature = Annotated[float, sampling(TEMPERATURE.number, TEMPERATURE.help)]
+Temperature = Annotated[float, parameter(TEMPERATURE)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
 def seed(help: str, **more: Any) -> Any:
     """The option `--seed`."""
-    return sampling(SEED, help, "SEED", **more)
+    return number(SEED, help, "SEED", rich_help_panel=PANEL, **more)
 
 
 def with_filters(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command an option for each filter, in place of its argument `filters`, a dict."""
     signature = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        parameters += _filter_parameters() if parameter.name == "filters" else [parameter]
+    for one in signature.parameters.values():
+        parameters += _filter_parameters() if one.name == "filters" else [one]
 
     @functools.wraps(command)
     def expanded(**given: Any) -> None:
@@ -81,9 +92,9 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
         command(**given, filters=filters)
 
     # typer reads the options off the signature, and the annotations once more.
-    keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    keywords = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
     expanded.__signature__ = signature.replace(parameters=keywords)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
     return expanded
 
 
@@ -93,7 +104,7 @@ def _filter_parameters() -> list[inspect.Parameter]:
             filter.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=filter.off,
-            annotation=Annotated[filter.number.kind, sampling(filter.number, filter.help)],
+            annotation=Annotated[filter.kind, parameter(filter)],
         )
         for filter in FILTERS
     ]
@@ -111,12 +122,12 @@ def request_of(
         return Request(prompt, model, {"temperature": temperature, **filters}, seed)
     except FieldError as error:
         is_option = error.field not in (None, "prompt")
-        raise wrong(error.field if is_option else None, str(error)) from error
+        raise wrong(error.field if is_option else None, _sentence(error)) from error
 
 
 def wrong(name: str | None, message: str) -> typer.BadParameter:
     """The error that `message` is about the option `--name`, where one is to blame."""
-    hint = f"'--{name.replace('_', '-')}'" if name else None
+    hint = f"'--{label(name)}'" if name else None
     return typer.BadParameter(message, param_hint=hint)
 
 

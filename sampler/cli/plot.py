@@ -12,15 +12,16 @@ from rich.progress import track
 
 from ..models.prompt import encode_prompt
 from ..models.vocabulary import unspelled_note
-from ..params import SamplingParams
+from ..params import RECORDS
 from ..views.figures import draw_panels, draw_sweep, save
 from ..views.files import writing
 from ..views.inspect import inspect_logits, next_logits
+from ..views.numbers import label
 from ..views.request import Request
 from ..views.sweep import sweep
 from .files import check_file
 from .options import wrong
-from .waiting import load_for_command
+from .waiting import load_to_look
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_TEMPERATURES = 6  # more bars a token, or more curves, cannot be told apart
@@ -31,7 +32,7 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
     _check_temperatures(requests, swept)
     path = out or _default_path(requests[0].prompt, swept)
     _check_path(path)
-    loaded = load_for_command(requests[0].model)
+    loaded = load_to_look(requests[0].model)
     inputs = encode_prompt(loaded, requests[0].prompt, new_tokens=1)
     logits = next_logits(loaded, inputs)
     length = inputs["input_ids"].shape[1]
@@ -58,10 +59,10 @@ def _check_temperatures(requests: Sequence[Request], swept: str | None) -> None:
             "temperature", f"there are {len(requests)} values; give at most {MOST_TEMPERATURES}"
         )
     if swept is not None:
-        off = getattr(SamplingParams(), swept)
+        off = RECORDS[swept].off
         if (len(requests) > 1 and swept == "temperature") or requests[0].sampling[swept] != off:
-            label = swept.replace("_", "-")
-            raise wrong(swept, f"--sweep {label} runs it over its range; leave --{label} out")
+            name = label(swept)
+            raise wrong(swept, f"--sweep {name} runs it over its range; leave --{name} out")
 
 
 def _check_path(path: Path) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
+from .. import __version__
+from ..filters import Parameter
 from ..models.vocabulary import unspelled_note
+from ..params import RECORDS, TEMPERATURE
+from ..views.numbers import label
 from ..views.request import Request
-from ..views.settings import SETTINGS, Setting
 from .text import Explorer
 from .view import SAMPLES, TOP, View
 
 SCRIPTS = ("source.js", "charts.js", "text.js", "settings.js", "page.js")
+LONGEST_SLIDER = 100  # of a parameter that runs to the size of the vocabulary
 SAVED_TEMPERATURES = [step / 4 for step in range(21)]  # 0 to 5
 
 
@@ -23,13 +26,13 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
     """The page of `views`: the first one shown by a server, or all that a saved page can show."""
     assets = files("fused_sampler.explorer") / "web"
     data = {
-        "version": version("fused-sampler"),
+        "version": __version__,
         "request": {
             "prompt": request.prompt,
             **request.sampling,
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
-        "settings": [_control(setting) for setting in SETTINGS],
+        "settings": [_control(record) for record in RECORDS.values()],
         "note": unspelled_note(views[0].table.vocabulary, views[0].table.unspelled),
         "top": TOP,
         "samples": SAMPLES,
@@ -47,15 +50,15 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
     return page
 
 
-def _control(setting: Setting) -> dict[str, Any]:
+def _control(record: Parameter) -> dict[str, Any]:
     """What the page needs to make an input and a slider; `slider` is that element's own."""
-    whole = setting.number.kind is int
+    highest = min(record.axis.high, LONGEST_SLIDER)
     return {
-        "name": setting.name,
-        "label": setting.label,
-        "hint": setting.number.hint,
-        "whole": whole,
-        "slider": {"min": 0, "max": setting.slider, "step": 1 if whole else setting.slider / 100},
+        "name": record.name,
+        "label": label(record.name),
+        "hint": "0 is greedy" if record is TEMPERATURE else f"{record.off:g} is off",
+        "whole": record.kind is int,
+        "slider": {"min": 0, "max": highest, "step": highest / 100},
     }
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..views.numbers import SEED, Number
+from ..params import RECORDS
+from ..views.numbers import SEED, read_parameter
 from ..views.request import FieldError, Request
-from ..views.settings import SETTINGS
 from .view import SAMPLES
 
 
@@ -32,13 +32,10 @@ def read_state(body: bytes) -> State:
         raise FieldError("prompt", f"prompt is {prompt!r}; give text")
     if not isinstance(appended, list) or not all(type(token) is int for token in appended):
         raise FieldError(None, f"appended is {appended!r}; give a list of token ids")
-    sampling = {setting.name: _read(state, setting.name, setting.number) for setting in SETTINGS}
-    request = Request(prompt, None, sampling, _read(state, "seed", SEED))
-    return State(request, tuple(appended), SAMPLES if state.get("count") else 0)
-
-
-def _read(state: dict[str, Any], name: str, wanted: Number) -> Any:
+    sampling = {r.name: read_parameter(r, str(state.get(r.name))) for r in RECORDS.values()}
     try:
-        return wanted.read(str(state.get(name)))
+        seed = SEED.read(str(state.get("seed")))
     except ValueError as error:
-        raise FieldError(name, f"{name.replace('_', '-')}: {error}") from error
+        raise FieldError("seed", f"seed: {error}") from error
+    request = Request(prompt, None, sampling, seed)
+    return State(request, tuple(appended), SAMPLES if state.get("count") else 0)

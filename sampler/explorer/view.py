@@ -15,12 +15,13 @@ from ..api import mask_logits, sample
 from ..contract.mass import BEST_MASS
 from ..contract.philox import multiply_high, random_bits
 from ..contract.reference import BlockTable
+from ..filters import FILTERS
 from ..models.load import LoadedModel
 from ..models.vocabulary import unspelled_ids
 from ..params import SamplingParams, resolve_rows
 from ..views.inspect import Candidate, Inspection, inspect_logits, spelling
+from ..views.numbers import label
 from ..views.request import Request
-from ..views.settings import FILTERS
 
 TOP = 30  # tokens in the table
 SAMPLES = 1000  # draws that are counted
@@ -143,7 +144,7 @@ def _stages(
     for filter in FILTERS:
         so_far[filter.name] = request.sampling[filter.name]
         if so_far[filter.name] != filter.off:
-            stages[filter.label] = mask_logits(logits, **so_far) > -math.inf
+            stages[label(filter.name)] = mask_logits(logits, **so_far) > -math.inf
     return stages
 
 

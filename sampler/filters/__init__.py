@@ -6,10 +6,10 @@ command line's option, the explorer's slider, and which Hugging Face warper it r
 
 from .epsilon_cutoff import EPSILON_CUTOFF
 from .min_p import MIN_P
-from .record import Filter, Parameter
+from .record import Axis, Filter, Parameter
 from .top_k import TOP_K
 from .top_p import TOP_P
 
 FILTERS: tuple[Filter, ...] = (TOP_K, TOP_P, MIN_P, EPSILON_CUTOFF)
 
-__all__ = ["FILTERS", "Filter", "Parameter"]
+__all__ = ["FILTERS", "Axis", "Filter", "Parameter"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..contract.mass import log2_mass
-from .record import Filter
+from .record import Axis, Filter
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
@@ -32,6 +32,7 @@ EPSILON_CUTOFF = Filter(
     off=0.0,
     help="Keep tokens at least this probable among those that the other filters keep; 0 is off.",
     remedy="use a number from 0 to below 1; 0 switches it off",
+    axis=Axis(1e-6, 0.1, log=True),
     hf=("EpsilonLogitsWarper", "epsilon"),
     column=_column,
     keep=_keep,

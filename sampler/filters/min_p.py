@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .record import Filter
+from .record import Axis, Filter
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
@@ -29,6 +29,7 @@ MIN_P = Filter(
     off=0.0,
     help="Keep tokens at least this many times as probable as the best; 0 is off.",
     remedy="use a number from 0 to 1; 0 switches it off",
+    axis=Axis(1e-4, 1.0, log=True),
     hf=("MinPLogitsWarper", "min_p"),
     column=_column,
     keep=_keep,

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """The values worth a look, which a sweep runs over and a slider offers.
+
+    `high` is inf for the size of the vocabulary. `log`: closer together towards `low`.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
 class Parameter:
     """A parameter's name, range and words. Everything that offers or checks it reads this."""
 
@@ -23,6 +35,7 @@ class Parameter:
     off: float  # switches it off, as None does
     help: str  # one sentence, for command lines
     remedy: str  # what to pass instead of a value that is refused
+    axis: Axis
 
 
 @dataclass(frozen=True)

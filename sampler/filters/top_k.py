@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .record import Filter
+from .record import Axis, Filter
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
@@ -31,6 +31,7 @@ TOP_K = Filter(
     off=0,
     help="Keep the k best tokens, and ties; 0 is off.",
     remedy="use 0 to switch it off",
+    axis=Axis(1, math.inf, log=True),
     hf=("TopKLogitsWarper", "top_k"),
     column=_column,
     keep=_keep,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .record import Filter
+from .record import Axis, Filter
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
@@ -42,6 +42,7 @@ TOP_P = Filter(
     off=1.0,
     help="Keep the best tokens that hold this share of the probability; 1 is off.",
     remedy="use a number from 0 to 1; 1 switches it off",
+    axis=Axis(0.0, 1.0),
     hf=("TopPLogitsWarper", "top_p"),
     column=_column,
     keep=_keep,

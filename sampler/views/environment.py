@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from .. import kernels  # type: ignore[attr-defined]  # setup.py maps the folder
+from .. import __version__, kernels  # type: ignore[attr-defined]  # setup.py maps the folder
 from ..dispatch import choose_backend
 from ..models import embedded
 
@@ -24,27 +24,41 @@ def installed(package: str) -> str | None:
 
 def facts() -> dict[str, str]:
     """Each fact's name and its value."""
-    backend, why = auto_backend()
     return {
-        "fused_sampler": version("fused-sampler"),
+        "fused_sampler": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": torch.__version__,
+        "numba": installed("numba") or _ABSENT,
         "triton": installed("triton") or _ABSENT,
         "transformers": installed("transformers") or _ABSENT,
         "devices": ", ".join(_devices()),
         "threads": str(torch.get_num_threads()),
-        "auto_backend": f"{backend}: {why}",
+        "auto_on_cpu": auto_backend("cpu"),
+        "auto_on_gpu": auto_backend("cuda"),
         "embedded_model": _embedded_model(),
         "cache": str(embedded.cache_dir()),
     }
 
 
-def auto_backend() -> tuple[str, str]:
-    """The backend that "auto" takes for tensors on this machine's best device, and why."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backend = choose_backend("auto", device)
-    wanted = "triton" if device.type == "cuda" else "cpu"
-    return backend, kernels.unavailable(wanted, device) or f"for tensors on {device.type}"
+def auto_backend(device_type: str) -> str:
+    """The backend that "auto" takes for tensors on "cpu" or "cuda", why, and what would be better.
+
+    A ROCm device is "cuda" to PyTorch, too.
+    """
+    device = torch.device(device_type)
+    chosen = choose_backend("auto", device)
+    wanted, brings = _BRINGS[device_type]
+    reason = kernels.unavailable(wanted, device)
+    why = brings if reason is None else f"{reason} It brings {brings}: far faster than the textbook"
+    if device_type == "cuda" and not torch.cuda.is_available():
+        why += "; PyTorch sees no GPU here"
+    return f"{chosen}: {why}"
+
+
+_BRINGS = {
+    "cpu": ("cpu", "kernels that Numba compiles, in about one read of the logits"),
+    "cuda": ("triton", "kernels that Triton compiles, in two launches and about one read"),
+}
 
 
 def _devices() -> list[str]:

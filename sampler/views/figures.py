@@ -20,8 +20,10 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from ..filters import FILTERS
+from ..params import RECORDS
 from .inspect import Inspection, spelling
-from .settings import FILTERS
+from .numbers import label
 from .sweep import Curve
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the figure looks the same everywhere
@@ -109,9 +111,9 @@ def draw_sweep(inspection: Inspection, curves: Sequence[Curve], name: str) -> Fi
         entropy.plot(curve.values, curve.entropy, **look)
     for panel in panels:
         panel.grid()
-        panel.set_xlabel(name.replace("_", "-"))
+        panel.set_xlabel(label(name))
         panel.set_xmargin(0.01)
-        if name in ("top_k", "min_p"):
+        if RECORDS[name].axis.log:
             _logarithmic(panel, "x")
     _logarithmic(count, "y")
     entropy.set_ylim(bottom=0)
@@ -131,7 +133,7 @@ def save(figure: Figure, path: Path) -> None:
 def _figure(inspection: Inspection, height: float) -> Figure:
     """An empty figure that says of which prompt, model and filters it is."""
     values = [(filter, inspection.sampling[filter.name]) for filter in FILTERS]
-    settings = [f"{filter.label} {value:g}" for filter, value in values if value != filter.off]
+    settings = [f"{label(f.name)} {value:g}" for f, value in values if value != f.off]
     prompt, model = (_printable(text, 55) for text in (repr(inspection.prompt), inspection.model))
     title = f"Next token after {prompt}\n{', '.join([model, *settings])}"
     figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")

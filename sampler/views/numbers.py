@@ -7,34 +7,51 @@ import re
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ..filters import Parameter
+from .request import FieldError, check_field
+
 # One way to spell a number, so that a page in a browser and Python agree on what is one.
-_SPELLINGS = {int: r"[0-9]+", float: r"[0-9.eE+-]+"}
+_SPELLINGS = {int: r"-?[0-9]+", float: r"[0-9.eE+-]+"}
 
 
 class Number(NamedTuple):
-    """What a number has to be: an `int` or a `float` from `low` to `high`, and finite."""
+    """A whole number from `low` to `high`."""
 
-    kind: type
-    low: float
+    low: int
     high: float = math.inf
-    hint: str = ""  # what a special value means
 
-    def read(self, text: str) -> Any:
+    def read(self, text: str) -> int:
         """The number that `text` spells. Raises ValueError, which says what is wanted."""
-        if re.fullmatch(_SPELLINGS[self.kind], text):
-            with suppress(ValueError):  # "1e", or more digits than Python reads
-                value = self.kind(text)
-                if self.low <= value <= self.high and value != math.inf:
-                    return value
-        raise ValueError(f"{text!r} is not {self.wanted}")
-
-    @property
-    def wanted(self) -> str:
-        kind = {int: "a whole number", float: "a number"}[self.kind]
-        if self.high == math.inf and self.kind is float:
-            kind = "a finite number"
-        high = "up" if self.high == math.inf else f"to {self.high}"
-        return f"{kind} from {self.low} {high}" + (f"; {self.hint}" if self.hint else "")
+        value = _spelled(int, text)
+        if value is None or not self.low <= value <= self.high:
+            high = "up" if self.high == math.inf else f"to {self.high}"
+            raise ValueError(f"{text!r} is not a whole number from {self.low} {high}")
+        return value
 
 
-SEED = Number(int, 0, 2**63 - 1)
+SEED = Number(0, 2**63 - 1)
+
+
+def read_parameter(record: Parameter, text: str) -> Any:
+    """The value of a sampling parameter. Raises `FieldError`, in the library's words."""
+    value = _spelled(record.kind, text)
+    if value is None:
+        kind = "whole number" if record.kind is int else "number"
+        message = f"{record.name} is {text!r}, no {kind}; {record.remedy}."
+        raise FieldError(record.name, message)
+    check_field(record.name, value)
+    return value
+
+
+def _spelled(kind: type, text: str) -> Any:
+    """The finite number that `text` spells, None where it spells none."""
+    if re.fullmatch(_SPELLINGS[kind], text):
+        with suppress(ValueError):  # "1e", or more digits than Python reads
+            value = kind(text)
+            return None if value in (math.inf, -math.inf) else value
+    return None
+
+
+def label(name: str) -> str:
+    """A parameter's name as options and figures spell it."""
+    return name.replace("_", "-")

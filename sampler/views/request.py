@@ -17,6 +17,14 @@ class FieldError(ValueError):
         self.field = field
 
 
+def check_field(name: str, value: float) -> None:
+    """Raise `FieldError` where the parameter's value is out of range."""
+    try:
+        check_number(name, value)
+    except ValueError as error:
+        raise FieldError(name, str(error)) from error
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt, a model (None: the embedded one) and how to sample. Raises `FieldError`.
@@ -40,10 +48,7 @@ class Request:
         if self.model == "":
             raise FieldError("model", "it is empty; give a folder or a hub id, or leave it out")
         for name, value in self.sampling.items():
-            try:
-                check_number(name, value)
-            except ValueError as error:
-                raise FieldError(name, str(error)) from error
+            check_field(name, value)
         object.__setattr__(self, "sampling", asdict(SamplingParams(**self.sampling)))
 
     @property

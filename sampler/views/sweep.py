@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..api import mask_logits, softmax
+from ..params import RECORDS
 from .request import Request
 
 POINTS = 51
@@ -40,12 +41,12 @@ def sweep(logits: torch.Tensor, request: Request, name: str) -> Curve:
 
 def _grid(name: str, vocabulary: int) -> torch.Tensor:
     """The values of a parameter, ascending: close together where it matters."""
-    if name == "temperature":
-        return torch.linspace(0.1, 5, POINTS - 1)
-    if name == "top_k":
-        ends = 0, math.log10(vocabulary)
-        return torch.logspace(*ends, POINTS, dtype=torch.float64).round().long().unique()
-    if name == "top_p":
-        tail = 1 - torch.logspace(-2, -4, 9, dtype=torch.float64)  # where thousands of tokens are
-        return torch.cat([torch.linspace(0, 0.98, POINTS - 1), tail.float(), torch.ones(1)])
-    return torch.logspace(-4, 0, POINTS)  # min_p
+    record = RECORDS[name]
+    low, high = record.axis.low, min(record.axis.high, vocabulary)
+    if record.axis.log:
+        values = torch.logspace(math.log10(low), math.log10(high), POINTS, dtype=torch.float64)
+        return values.round().long().unique() if record.kind is int else values.float()
+    if record.off != high:
+        return torch.linspace(low, high, POINTS - 1)
+    tail = high - torch.logspace(-2, -4, 9, dtype=torch.float64)  # where thousands of tokens are
+    return torch.cat([torch.linspace(low, high - 0.02, POINTS - 1), tail.float(), torch.ones(1)])

@@ -22,6 +22,7 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 from embedded import load_embedded
 from tiny_model import END, POSITIONS, save_tiny_model
 
+from fused_sampler import __version__
 from fused_sampler.cli import generate as cli_generate
 from fused_sampler.cli import info as cli_info
 from fused_sampler.cli import main
@@ -88,11 +89,11 @@ def finish(process):
 
 
 def test_program_shows_its_version():
-    assert finish(start("--version")) == (0, f"fused-sampler {version('fused-sampler')}\n", "")
+    assert finish(start("--version")) == (0, f"fused-sampler {__version__}\n", "")
 
 
 def test_program_fails_with_one_line_and_no_traceback():
-    status, out, err = finish(start("generate", PROMPT, "--top-p", "2"))
+    status, out, err = finish(start("generate", PROMPT, "--top-p", "-2"))
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "--top-p" in err
@@ -159,21 +160,21 @@ def test_help_names_the_commands(run):
         assert run(command, "-h").status == 0
 
 
+HOT = ["generate", PROMPT, "--temperature"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["generate", PROMPT, "--temperature", "-1"], "'--temperature': '-1' is not a finite"),
-        (["generate", PROMPT, "--temperature", "nan"], "'--temperature': 'nan' is not a finite"),
-        (["generate", PROMPT, "--temperature", "inf"], "'--temperature': 'inf' is not a finite"),
-        (
-            ["generate", PROMPT, "--temperature", "1e39"],
-            "'--temperature': temperature is 1e+39, out of range; use",
-        ),
-        (["generate", PROMPT, "--temperature", "hot"], "'--temperature': 'hot' is not a finite"),
-        (["generate", PROMPT, "--top-k", "-1"], "'--top-k': '-1' is not a whole number from 0"),
-        (["generate", PROMPT, "--top-k", "1.5"], "'--top-k': '1.5' is not a whole number"),
-        (["inspect", PROMPT, "--top-p", "2"], "'--top-p': '2' is not a number from 0 to 1"),
-        (["inspect", PROMPT, "--min-p", "-0.1"], "'--min-p': '-0.1' is not a number from 0 to 1"),
+        ([*HOT, "-1"], "'--temperature': temperature is -1.0, out of range; use 0 for greedy"),
+        ([*HOT, "nan"], "'--temperature': temperature is 'nan', no number; use 0 for greedy"),
+        ([*HOT, "inf"], "'--temperature': temperature is 'inf', no number"),
+        ([*HOT, "1e39"], "'--temperature': temperature is 1e+39, out of range"),
+        ([*HOT, "hot"], "'--temperature': temperature is 'hot', no number"),
+        (["generate", PROMPT, "--top-k", "-1"], "'--top-k': top_k is -1, out of range; use 0"),
+        (["generate", PROMPT, "--top-k", "1.5"], "'--top-k': top_k is '1.5', no whole number"),
+        (["inspect", PROMPT, "--top-p", "-2"], "'--top-p': top_p is -2.0, out of range"),
+        (["inspect", PROMPT, "--min-p", "-0.1"], "'--min-p': min_p is -0.1, out of range"),
         (["inspect", PROMPT, "--seed", "-1"], "'--seed': '-1' is not a whole number from 0 to"),
         (["inspect", PROMPT, "--seed", str(2**63)], "is not a whole number from 0 to"),
         (["inspect", PROMPT, "--top", "0"], "'--top': '0' is not a whole number from 1 up"),
@@ -465,29 +466,44 @@ def test_printed_table_is_aligned_and_shows_a_low_drawn_token(run, folder, table
 def test_info_names_versions_backend_and_cache(run, monkeypatch, tmp_path):
     monkeypatch.setenv("FUSED_SAMPLER_CACHE", str(tmp_path))
     facts = json.loads(run("info", "--json").out)
-    assert facts["fused_sampler"] == version("fused-sampler")
+    assert facts["fused_sampler"] == __version__
     assert facts["torch"] == torch.__version__
     assert facts["transformers"] == version("transformers")
     assert facts["threads"] == str(torch.get_num_threads())
     assert facts["cache"] == str(tmp_path)
+    assert facts["auto_on_cpu"] == environment.auto_backend("cpu")
+    assert facts["auto_on_gpu"] == environment.auto_backend("cuda")
     if not torch.cuda.is_available():
         assert facts["devices"] == "cpu"
-        assert facts["auto_backend"] == "torch: no CUDA or ROCm device"
     printed = run("info").out
     for name, value in facts.items():
         assert f"\n{name.replace('_', ' '):<16}{value}\n" in f"\n{printed}"
 
 
 @pytest.mark.parametrize(
-    ("reason", "backend", "why"),
-    [(None, "triton", "for tensors on a CUDA"), ("the reason.", "torch", "the reason.")],
+    ("device", "backend", "compiler"), [("cpu", "cpu", "Numba"), ("cuda", "triton", "Triton")]
 )
-def test_info_says_why_a_gpu_is_used_or_not(monkeypatch, reason, backend, why):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(environment.kernels, "unavailable", lambda device: reason)
-    chosen, words = environment.auto_backend()
-    assert chosen == backend
-    assert words.startswith(why)
+@pytest.mark.parametrize("gpu", [True, False])
+def test_info_says_what_auto_takes_and_what_would_be_better(
+    monkeypatch, device, backend, compiler, gpu
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    brings = f"kernels that {compiler} compiles, in "
+    asked = []
+
+    def missing(name, device):
+        asked.append((name, device.type))
+        return "it is missing; pip install it."
+
+    for unavailable, start in (
+        (lambda name, device: None, f"{backend}: {brings}"),
+        (missing, f"torch: it is missing; pip install it. It brings {brings}"),
+    ):
+        monkeypatch.setattr(environment.kernels, "unavailable", unavailable)
+        shown = environment.auto_backend(device)
+        assert shown.startswith(start)
+        assert shown.endswith("; PyTorch sees no GPU here") == (device == "cuda" and not gpu)
+    assert set(asked) == {(backend, device)}
 
 
 def test_info_follows_the_embedded_model(monkeypatch, tmp_path):

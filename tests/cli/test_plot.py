@@ -150,9 +150,9 @@ def test_default_name(run, prompt, arguments, name):
     ("arguments", "words"),
     [
         (["--temperature"], "Option '--temperature' requires an argument"),
-        (["--temperature", "--top-k"], "'--temperature': '--top-k' is not a finite number"),
-        (["--temperature", "hot"], "'--temperature': 'hot' is not a finite number from 0 up"),
-        (["--temperature", "1", "-1"], "'--temperature': '-1' is not a finite number from 0 up"),
+        (["--temperature", "--top-k"], "'--temperature': temperature is '--top-k', no number"),
+        (["--temperature", "hot"], "'--temperature': temperature is 'hot', no number"),
+        (["--temperature", "1", "-1"], "'--temperature': temperature is -1.0, out of range"),
         (["--temperature", "1", "hot"], "unexpected extra argument(s) (hot)"),
         (["--temperature", "1", "1e39"], "temperature is 1e+39, out of range; use"),
         (["--temperature", *"1234567"], "'--temperature': there are 7 values; give at most 6"),
@@ -173,7 +173,7 @@ def test_default_name(run, prompt, arguments, name):
     ],
 )
 def test_wrong_command_line_is_one_line(run, monkeypatch, arguments, words):
-    monkeypatch.setattr(cli_plot, "load_for_command", None)  # refused before a model is loaded
+    monkeypatch.setattr(cli_plot, "load_to_look", None)  # refused before a model is loaded
     done = run(PROMPT, *arguments)
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith("fused-sampler: ")
@@ -183,7 +183,7 @@ def test_wrong_command_line_is_one_line(run, monkeypatch, arguments, words):
 
 
 def test_folder_of_the_name_is_refused_before_the_model_is_loaded(run, monkeypatch):
-    monkeypatch.setattr(cli_plot, "load_for_command", None)
+    monkeypatch.setattr(cli_plot, "load_to_look", None)
     Path("taken.png").mkdir()
     done = run(PROMPT, "--out", "taken.png")
     assert (done.status, done.out) == (2, "")

@@ -22,7 +22,9 @@ from fused_sampler import mask_logits, sample, softmax
 from fused_sampler.explorer.page import saved_page
 from fused_sampler.explorer.text import Explorer
 from fused_sampler.explorer.view import SAMPLES, TOP
+from fused_sampler.filters.top_p import TOP_P
 from fused_sampler.models.load import LoadedModel, load_model
+from fused_sampler.params import PARAMETERS, TEMPERATURE
 
 REQUEST = request_of(temperature=0.8, top_k=40, top_p=0.95, seed=7)
 SAMPLING = REQUEST.sampling
@@ -449,10 +451,10 @@ def troubled(driver, server):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("temperature", "-1", "temperature: '-1' is not a finite number from 0 up; 0 is greedy."),
-        ("top_k", "1.5", "top-k: '1.5' is not a whole number from 0 up; 0 is off."),
-        ("top_p", "2", "top-p: '2' is not a number from 0 to 1; 1 is off."),
-        ("min_p", "x", "min-p: 'x' is not a number from 0 to 1; 0 is off."),
+        ("temperature", "-1", f"temperature is -1.0, out of range; {TEMPERATURE.remedy}."),
+        ("top_k", "1.5", "top_k is '1.5', no whole number; use 0 to switch it off."),
+        ("top_p", "-2", f"top_p is -2.0, out of range; {TOP_P.remedy}."),
+        ("min_p", "x", "min_p is 'x', no number; use a number from 0 to 1; 0 switches it off."),
         ("seed", "", f"seed: '' is not a whole number from 0 to {2**63 - 1}."),
         ("prompt", "", "the prompt is empty; give some text to continue."),
     ],
@@ -506,10 +508,10 @@ def test_seed_is_ascii_digits(troubled, seed):
 
 
 def test_draw_waits_until_the_other_fields_are_good(troubled):
-    troubled.set(top_p="2")
+    troubled.set(top_p="-2")
     troubled.click("draw")
     assert troubled.find("seed").get_attribute("value") == "7"
-    assert troubled.text("error").startswith("top-p: '2' is not")
+    assert troubled.text("error").startswith("top_p is -2.0, out of range")
     troubled.set(top_p="0.95")
     troubled.click("draw")
     assert troubled.find("seed").get_attribute("value") == "8"
@@ -535,16 +537,15 @@ def test_everything_is_reached_with_the_keyboard(page):
     page.click("append")
     page.find("prompt").click()
     order = []
-    for _ in range(17):
+    for _ in range(9 + 2 * len(PARAMETERS)):
         page.press(Keys.TAB)
         order.append(
             page.run("return document.activeElement.id || document.activeElement.className")
         )
         outline = page.run("return getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid", order[-1]
-    numbers = ("temperature", "top_k", "top_p", "min_p")
     expected = ["token", "back", "close"]
-    expected += [part for name in numbers for part in (name, f"{name}-slider")]
+    expected += [part for name in PARAMETERS for part in (name, f"{name}-slider")]
     assert order == [*expected, "seed", "draw", "count", "append", "undo", ""]  # "": the call
 
 
@@ -585,7 +586,7 @@ def test_every_input_has_a_name(page):
         """return [...document.querySelectorAll("input, textarea, button")].map((e) =>
              e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent)"""
     )
-    assert len(names) == 16
+    assert len(names) == 8 + 2 * len(PARAMETERS)
     assert all(names)
 
 
@@ -700,7 +701,7 @@ def test_saved_page_says_what_it_holds(driver, saved):
     assert "Run fused-sampler explore" in note
     for name in ("draw", "count", "append", "undo"):
         assert not page.find(name).is_displayed()
-    for name in ("top_k", "top_p", "min_p"):
+    for name in PARAMETERS[1:]:
         assert not page.find(f"{name}-slider").is_enabled()
     rows = page.rows()
     page.set(prompt="abc", seed="8", top_k="1")  # read only

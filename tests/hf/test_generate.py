@@ -445,7 +445,7 @@ def test_a_sampler_of_the_callers_draws_every_token(gpt2):
     assert torch.equal(_sampled(gpt2, sampler=sampler, **call), _sampled(gpt2, **call))
     assert {shape for shape, _ in calls} == {(3, VOCAB)}
     assert [int(parameters.pop("step")) for _, parameters in calls] == list(range(10))
-    fields = {**vars(SamplingParams(top_k=60)), "seed": torch.tensor(3), "validate": False}
+    fields = {"params": SamplingParams(top_k=60), "seed": torch.tensor(3), "validate": False}
     assert all(parameters == fields for _, parameters in calls)
     worst = _sampled(gpt2, sampler=lambda scores, **_: scores.argmin(1))
     assert not torch.equal(worst, _sampled(gpt2, **call))
