@@ -106,6 +106,21 @@ def test_distribution_is_within_3e_7_of_the_exact_softmax(kind):
     assert distance.max() <= 3e-7
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.4382214546203613, 4.7])
+def test_distribution_where_light_tokens_hold_half_of_the_mass(temperature):
+    x = torch.full((1, 2**21), -math.log(2**21) * temperature)
+    x[0, 0] = 0.0
+    rows = resolve_rows(x, temperature=temperature)
+    table = reference.BlockTable(x, rows.c)
+    best = torch.zeros_like(table.x, dtype=torch.bool)
+    best[0, 0] = True
+    share = table.mass(best).double() / table.mass(~best & (table.x > -torch.inf)).double().add(
+        2**40
+    )
+    exact = (x.double() / rows.temperature.double()[:, None]).softmax(-1)[:, 0]
+    assert (share - exact).abs() <= 1.1e-6  # all others are alike
+
+
 def test_the_best_token_alone_has_mass_2_to_the_40():
     x = logits_of("random", 5, 1000)
     table = reference.BlockTable(x, torch.full((5,), LOG2_E))
