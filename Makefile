@@ -76,7 +76,7 @@ test-compat:
 	.venv-compat/bin/pip install -q $(TORCH) 'transformers==4.57.*' 'triton==3.4.*' 'numba==0.61.*' \
 		'numpy<2.3' pytest pytest-xdist hypothesis scipy
 	.venv-compat/bin/pip install -q --no-deps -e .
-	.venv-compat/bin/pytest -n 2 tests/hf tests/test_packaging.py \
+	.venv-compat/bin/pytest -n 2 tests/hf tests/test_packaging.py tests/kernels/cpu \
 		tests/kernels/gpu/test_triton.py tests/test_torch_compile.py tests/contract/test_contract.py
 
 clean:

@@ -33,12 +33,12 @@ def write_report(run: dict[str, Any], rows: Sequence[Row]) -> str:
 
 def where(run: dict[str, Any]) -> str:
     """What ran, and on what."""
-    place = run["gpu"] or f"{run['cpu']} without a GPU, so this is the CPU"
+    place = run["gpu"] or f"{run['cpu']} without a GPU"
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     threads, cores = counted(run["threads"], "thread"), counted(run["cores"], "core")
     return (
         f"`{run['command']}` at commit {run['commit'] or 'unknown'}, {run['date']}: {place}, "
-        f"{threads} of {cores}, {run['system']}. {versions}."
+        f'backend "{run["backend"]}", {threads} of {cores}, {run["system"]}. {versions}.'
     )
 
 

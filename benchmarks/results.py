@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..dispatch import choose_backend
 from ..views.environment import installed
 
 FLOOR = "floor"  # one read of the logits; a row of its own in every cell
@@ -62,6 +63,7 @@ def facts(device: torch.device, command: str) -> dict[str, Any]:
         "command": command,
         "commit": _commit(),
         "device": device.type,
+        "backend": choose_backend("auto", device),  # as ours takes it
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

@@ -52,6 +52,7 @@ def run_suite(
         elif not isinstance(contender, Ours):
             lines.append(f"{contender.title}: {reason}.")
     place = "on the GPU" if device.type == "cuda" else "no GPU, so on the CPU"
+    place += f' by the backend "{run["backend"]}"'
     size, threads = counted(len(cells), "cell"), counted(torch.get_num_threads(), "thread")
     console.print(f"{size}, {place}, {threads}", soft_wrap=True)
     for line in lines:

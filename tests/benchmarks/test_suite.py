@@ -24,8 +24,10 @@ from fused_sampler.benchmarks.plan import Cell, chosen_cells
 from fused_sampler.benchmarks.run import run_suite
 from fused_sampler.benchmarks.timing import CPUClock
 from fused_sampler.cli import main
+from fused_sampler.dispatch import choose_backend
 
 CPU = torch.device("cpu")
+BACKEND = f'"{choose_backend("auto", CPU)}"'
 CELL = Cell("random", "top-k 50", 300, 2, "fp32")
 
 
@@ -80,10 +82,11 @@ def test_a_run_writes_csv_json_markdown_and_pictures(tmp_path, capsys):
     assert run_suite(cells, peers, CPU, tmp_path, ["Of your choice."], seconds=0.0)
 
     printed = capsys.readouterr()
-    assert "13 cells, no GPU, so on the CPU" in printed.err
+    assert f"13 cells, no GPU, so on the CPU by the backend {BACKEND}, " in printed.err
     assert "13 of 13: top-p 0.9, all equal bf16, V=200, B=8\n" in printed.err
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["run"]["device"] == "cpu"
+    assert f'"{result["run"]["backend"]}"' == BACKEND
     assert result["run"]["threads"] == torch.get_num_threads()
     assert result["run"]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert result["run"]["left_out"] == [
@@ -224,7 +227,7 @@ def test_nothing_measured_is_an_error(monkeypatch, tmp_path, capsys):
     arguments = ["--case", "top-k 50", "--vocab", "300", "--batch", "3", "--peers", "pytorch"]
     assert main(["bench", *arguments, "--quick", "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"1 cell, no GPU, so on the CPU, {threads()}\n")
+    assert err.startswith(f"1 cell, no GPU, so on the CPU by the backend {BACKEND}, {threads()}\n")
     assert err.splitlines()[-1].startswith("fused-sampler: nothing was measured; top-k 50, random")
     assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,7 @@ from common import VECTORS, logits_of, vector_draws, vector_row
 
 from fused_sampler.contract import reference
 from fused_sampler.contract.draws import resolve_draws
-from fused_sampler.contract.mass import BEST_MASS, LOG2_E, exp2_parts
+from fused_sampler.contract.mass import BEST_MASS, LOG2_E, exp2_parts, log2_mass
 from fused_sampler.contract.philox import multiply_high, philox, random_bits
 from fused_sampler.params import resolve_rows
 
@@ -82,6 +82,12 @@ def test_kept_mass(case):
     assert table.mass(kept) == case["mass"]
 
 
+def test_logarithms_of_masses():
+    masses, logarithms = zip(*VECTORS["log2_fixed"], strict=True)
+    expected = [logarithm * 2.0**-32 - 40 for logarithm in logarithms]
+    assert log2_mass(torch.tensor(masses)).tolist() == expected
+
+
 def test_polynomial_accuracy():
     z = torch.linspace(-30, 0, 1_000_001)
     mantissa, exponent = exp2_parts(z)
@@ -98,6 +104,21 @@ def test_distribution_is_within_3e_7_of_the_exact_softmax(kind):
     ours = mass.double() / mass.sum(-1, keepdim=True)
     distance = (ours - x.double().softmax(-1)).abs().sum(-1) / 2
     assert distance.max() <= 3e-7
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.4382214546203613, 4.7])
+def test_distribution_where_light_tokens_hold_half_of_the_mass(temperature):
+    x = torch.full((1, 2**21), -math.log(2**21) * temperature)
+    x[0, 0] = 0.0
+    rows = resolve_rows(x, temperature=temperature)
+    table = reference.BlockTable(x, rows.c)
+    best = torch.zeros_like(table.x, dtype=torch.bool)
+    best[0, 0] = True
+    share = table.mass(best).double() / table.mass(~best & (table.x > -torch.inf)).double().add(
+        2**40
+    )
+    exact = (x.double() / rows.temperature.double()[:, None]).softmax(-1)[:, 0]
+    assert (share - exact).abs() <= 1.1e-6  # all others are alike
 
 
 def test_the_best_token_alone_has_mass_2_to_the_40():
@@ -118,6 +139,9 @@ def test_four_tokens_by_hand(backend):
         ("min_p", 0.2): [1, 2, 3],
         ("min_p", 0.3): [2, 3],
         ("top_p", 0.0): [3],
+        ("epsilon_cutoff", 0.13): [1, 2, 3],  # 2/15 = 0.133
+        ("epsilon_cutoff", 0.14): [2, 3],
+        ("epsilon_cutoff", 0.99): [3],  # the best stays
     }
     for (name, value), tokens in kept.items():
         masked = backend.mask_logits(x, resolve_rows(x, **{name: value}))
@@ -129,6 +153,10 @@ def test_filters_apply_in_order(backend):
     x = torch.tensor([[0.0, 1.0, 2.0, 3.0]]) * math.log(2)
     masked = backend.mask_logits(x, resolve_rows(x, top_k=2, top_p=0.6))
     assert (masked[0] > -torch.inf).tolist() == [False, False, False, True]
+    # The second's share is 4 of 12 among the top 2, and 4 of all 15.
+    for params, second in (({"top_k": 2}, True), ({}, False)):
+        masked = backend.mask_logits(x, resolve_rows(x, epsilon_cutoff=0.3, **params))
+        assert (masked[0] > -torch.inf).tolist() == [False, False, second, True]
 
 
 def test_ties_at_the_boundary_are_all_kept(backend):

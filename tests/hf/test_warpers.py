@@ -3,15 +3,14 @@
 # mypy: disable-error-code="arg-type, call-arg, misc"
 # (transformers types configurations and `generate` more narrowly than it calls them)
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from common import real_logits
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from transformers import (  # noqa: E402
+    EpsilonLogitsWarper,
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -161,7 +160,9 @@ LISTS = {
     "top-k": ALL_FOUR[1:2],
     "top-p": ALL_FOUR[2:3],
     "min-p": ALL_FOUR[3:],
+    "epsilon": [EpsilonLogitsWarper(0.003)],
     "all four": ALL_FOUR,
+    "all four and epsilon": [*ALL_FOUR, EpsilonLogitsWarper(0.07)],
     "loose": [
         TemperatureLogitsWarper(1.7),
         TopKLogitsWarper(3000),
@@ -173,6 +174,7 @@ LISTS = {
     "one token": [TopKLogitsWarper(1)],
     "top-p 0": [TopPLogitsWarper(0.0)],
     "min-p 1": [MinPLogitsWarper(1.0)],
+    "epsilon near 1": [EpsilonLogitsWarper(0.999)],
 }
 
 
@@ -192,13 +194,14 @@ def test_random_logits_without_ties_are_masked_alike(name, vocab):
 MASS = 1e-6  # what fp32 softmax and cumulative sums may be off by, as a share of the mass
 
 
-def _allowed_to_differ(logits, temperature, top_k, top_p, min_p):
+def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff):
     """Tokens [B, V] on which the two may differ, in fp64: where the contract breaks with
     Hugging Face's rule, and where its fp32 sums cannot tell the sides of a boundary.
 
     - top-p: tokens within MASS of the boundary, and all ties of a value that straddles it (the
       contract keeps all of them, Hugging Face as many as sorting put first);
-    - min-p: tokens whose probability is within a share of MASS of the threshold.
+    - min-p, epsilon: tokens whose probability is within a share of MASS of the threshold; what
+      epsilon renormalises over is known to that as well.
     Top-k must agree without exception.
     """
     x = logits.double() / temperature
@@ -216,13 +219,12 @@ def _allowed_to_differ(logits, temperature, top_k, top_p, min_p):
     straddles = (above < top_p) & (1 - below > top_p) & (last > first)
     ratio = (x - x.amax(1, keepdim=True)).exp()
     near_min_p = (ratio - min_p).abs() <= MASS * min_p
-    return ((near_top_p | straddles) & (top_p < 1)) | (near_min_p & (min_p > 0)), straddles
-
-
-@pytest.fixture(scope="module")
-def real_logits():
-    path = Path(__file__).parents[1] / "data" / "real_logits.npy"
-    return torch.from_numpy(np.load(path)).float()
+    kept = mask_logits(logits, temperature, top_k=top_k, top_p=top_p, min_p=min_p) > -torch.inf
+    share = p / (p * kept).sum(1, keepdim=True)
+    near_epsilon = (share - epsilon_cutoff).abs() <= 3 * MASS * epsilon_cutoff
+    near = (near_top_p | straddles) & (top_p < 1)
+    near |= (near_min_p & (min_p > 0)) | (near_epsilon & (epsilon_cutoff > 0))
+    return near, straddles
 
 
 @pytest.mark.parametrize(
@@ -236,27 +238,34 @@ def real_logits():
         {"min_p": 0.01},
         {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.02},
         {"temperature": 1.5, "top_k": 4000, "top_p": 0.97, "min_p": 1e-4},
+        {"epsilon_cutoff": 3e-4},
+        # Not after top-p: ties that one of the two drops would change what the other divides by.
+        {"temperature": 1.2, "top_k": 500, "min_p": 1e-3, "epsilon_cutoff": 2e-3},
     ],
     ids=str,
 )
-def test_real_logits_are_masked_alike_ties_and_rounding_aside(real_logits, params):
-    full = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **params}
+def test_real_logits_are_masked_alike_ties_and_rounding_aside(params):
+    logits = real_logits().float()
+    full = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "epsilon_cutoff": 0.0}
+    full |= params
     makers = {
         "temperature": TemperatureLogitsWarper,
         "top_k": TopKLogitsWarper,
         "top_p": TopPLogitsWarper,
         "min_p": MinPLogitsWarper,
+        "epsilon_cutoff": EpsilonLogitsWarper,
     }
-    ours, theirs = _both([makers[name](value) for name, value in params.items()], real_logits)
+    ours, theirs = _both([makers[name](value) for name, value in params.items()], logits)
     kept, theirs_kept = ours > -torch.inf, theirs > -torch.inf
     both = kept & theirs_kept
     assert torch.equal(ours[both], theirs[both])
-    allowed, straddles = _allowed_to_differ(real_logits, **full)
+    allowed, straddles = _allowed_to_differ(logits, **full)
     assert not ((kept != theirs_kept) & ~allowed).any()
-    assert kept[straddles & (full["min_p"] == 0)].all(), "all ties at a boundary are kept"
-    assert kept.gather(1, real_logits.argmax(1, keepdim=True)).all()
+    cut_after = full["min_p"] > 0 or full["epsilon_cutoff"] > 0
+    assert cut_after or kept[straddles].all(), "all ties at a boundary are kept"
+    assert kept.gather(1, logits.argmax(1, keepdim=True)).all()
     if "top_p" in params:
-        assert (kept.sum(1) < real_logits.shape[1]).all(), "the filter should do something"
+        assert (kept.sum(1) < logits.shape[1]).all(), "the filter should do something"
 
 
 def test_ties_at_the_top_p_boundary_are_all_kept():
@@ -265,5 +274,5 @@ def test_ties_at_the_top_p_boundary_are_all_kept():
     ours, theirs = _both([TopPLogitsWarper(0.8)], logits)
     assert ours.isinf().sum() == 0 and theirs.isinf().sum() == 1
     assert torch.equal(ours, mask_logits(logits, top_p=0.8))
-    _, straddles = _allowed_to_differ(logits, 1.0, 0, 0.8, 0.0)
+    _, straddles = _allowed_to_differ(logits, 1.0, 0, 0.8, 0.0, 0.0)
     assert straddles.tolist() == [[True, False, True, False]]

@@ -1,0 +1,81 @@
+"""What the README and the documents say: their code runs, and what they point at exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page, kind):
+    return [text for own, text in BLOCK.findall(page.read_text()) if own == kind]
+
+
+def commands():
+    """Each line of the console blocks, without its comment."""
+    lines = (
+        line for page in PAGES for text in blocks(page, "console") for line in text.split("\n")
+    )
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_the_readme_s_code_runs(folder):
+    transformers = pytest.importorskip("transformers")
+    names = {name: getattr(transformers, name) for name in dir(transformers) if "Warper" in name}
+    names |= {"torch": torch, "logits": torch.randn(3, 257), "ids": torch.zeros(3, 1).long()}
+    names["model"] = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    names["inputs"] = tokenizer(["ab", "cd", "ef"], return_tensors="pt")
+    names["model"].generation_config.max_new_tokens = 2
+    code = blocks(ROOT / "README.md", "python")
+    assert len(code) >= 4
+    for text in code:
+        exec(text, names)
+
+
+@every_page
+def test_what_a_page_points_at_exists(page):
+    text = BLOCK.sub("", page.read_text())
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert not [link for link in links if not (page.parent / link).exists()]
+    folders = "benchmarks|docs|kernels|sampler|tests"
+    paths = re.findall(rf"`((?:{folders})/[^`*{{ ]*)`", text)
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+@every_page
+def test_an_excerpt_is_what_the_file_holds(page):
+    for text in blocks(page, "python"):
+        head, _, excerpt = text.partition("\n")
+        if path := re.fullmatch(r"# ([\w/]+\.py)", head):
+            assert excerpt.strip("\n") in (ROOT / path[1]).read_text(), path[1]
+
+
+def test_commands_are_there():
+    typer = pytest.importorskip("typer")
+    from fused_sampler.cli.app import app
+
+    options = typer.main.get_command(app).commands
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    seen = set()
+    for program, *words in commands():
+        seen.add(program)
+        if program == "make":
+            assert {word for word in words if "=" not in word} <= targets
+        elif program == "fused-sampler":
+            name, *rest = words
+            options[name].make_context(name, rest)  # raises where an option is wrong
+        elif words[:1] == ["-m"] and words[1].startswith("fused_sampler"):
+            assert importlib.util.find_spec(words[1]), words
+    assert {"make", "fused-sampler", "python", "pip"} <= seen
