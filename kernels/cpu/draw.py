@@ -79,13 +79,15 @@ def draw_token(row, space, blocks, threshold, total, bits):
 @device
 def first_best(row, space, best):
     """The lowest id with the key `best`, the row's maximum."""
-    n = np.int64(0)
-    while space.maxima[n] != best:
-        n += 1
-    token = n * BLOCK
-    while key_of(row.logits[token]) != best:
-        token += 1
-    return token
+    block = np.int32(row.num_blocks)
+    for n in range(row.num_blocks):
+        block = min(block, np.int32(n) if space.maxima[n] == best else block)
+    first = np.int64(block) * BLOCK
+    size = min(BLOCK, row.vocab - first)
+    lane = np.int32(BLOCK)
+    for j in range(size):
+        lane = min(lane, np.int32(j) if key_of(row.logits[first + j]) == best else lane)
+    return first + lane
 
 
 @device

@@ -20,6 +20,7 @@ from .arithmetic import (
 from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .memory import pointer, take_next
+from .near import UNSURE, draw_near, summarize_near
 from .select import select
 from .space import Row, divide_space
 from .summarize import fill_sums, summarize
@@ -27,6 +28,7 @@ from .write import write_kept, write_probabilities
 
 _GREEDY_BELOW = np.float32(GREEDY_BELOW)
 TOKENS, PROBABILITIES, MASKED = 0, 1, 2  # purposes
+_FEW_DRAWS = 4  # a row, for which near masses are tried: any may need the exact ones
 
 
 VALUE, ROW_NUMBER = -1, -2  # in place of a stride
@@ -44,11 +46,12 @@ def own_word(word, stride, b):
 
 @device
 def take_all(row, space):
-    """Every block is in question, as for a row without filters."""
+    """Every block is in question, as for a row without filters; the row's mass."""
+    fill_sums(row.logits, row.vocab, row.c, space.maxima, space.sums)
     for n in range(row.num_blocks):
         space.blocks[n] = n
         space.tops[n] = space.maxima[n]
-    return row.num_blocks
+    return accumulate(row, space, row.num_blocks)
 
 
 @device
@@ -65,7 +68,7 @@ def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, l
     """Log-probabilities of the drawn tokens among the kept ones, and under the raw distribution."""
     raw_total = np.int64(0)
     if valid:
-        fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
+        fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums)
         for n in range(row.num_blocks):
             raw_total += np.int64(scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E))
     for i in range(size):
@@ -121,24 +124,34 @@ def _compile(sources):
             greedy = temperature < _GREEDY_BELOW
             by_value = min_p_log2 > -np.inf
             filtered = top_k < vocab or top_p < 1 or by_value or epsilon_log2 > -np.inf
-            # The mass of the whole row is needed by top-p and epsilon, and by the draw.
-            with_sums = (not greedy) and top_k >= vocab and (top_p < 1 or not by_value)
-
-            best = summarize(words, vocab, c, space.maxima, space.sums, with_sums)
+            few_draws = purpose == TOKENS and logprobs == 0 and num_samples <= _FEW_DRAWS
+            near_mass = 0.0
+            if not greedy and ((top_k >= vocab and top_p < 1) or (not filtered and few_draws)):
+                best, near_mass = summarize_near(words, vocab, c, space.maxima, space.near)
+            else:
+                best = summarize(words, vocab, space.maxima)
             row = Row(
-                words, vocab, num_blocks, value_of(best), c, top_k, top_p, min_p_log2, epsilon_log2
+                words,
+                vocab,
+                num_blocks,
+                value_of(best),
+                near_mass,
+                c,
+                top_k,
+                top_p,
+                min_p_log2,
+                epsilon_log2,
             )
             valid = FORBIDDEN < best < INFINITE_KEY
             threshold, kept, blocks, total = np.int64(LOWEST_KEY), 0, 0, 0
             token = np.int64(-1)
             if valid and greedy:
                 token, kept = first_best(row, space, best), 1
-            elif valid:
-                if filtered:
-                    threshold, blocks, kept = select(row, space)
-                else:
-                    blocks = take_all(row, space)
+            elif valid and filtered:
+                threshold, blocks, kept = select(row, space)
                 total = accumulate(row, space, blocks)
+            elif valid and near_mass == 0.0:
+                total = take_all(row, space)
 
             written = pointer(output + 4 * vocab * b, np.float32)
             if purpose == PROBABILITIES:
@@ -155,7 +168,20 @@ def _compile(sources):
                             own_word(stream, stream_stride, b),
                             draw,
                         )
-                        token = draw_token(row, space, blocks, threshold, total, bits)
+                        token = np.int64(UNSURE)
+                        if near_mass > 0.0 and not filtered:
+                            token = draw_near(row, space, near_mass, bits)
+                            if token == UNSURE and total == 0:
+                                total = take_all(row, space)
+                        if token == UNSURE:
+                            token = draw_token(
+                                row,
+                                space,
+                                blocks if filtered else num_blocks,
+                                threshold,
+                                total,
+                                bits,
+                            )
                     drawn[draw] = token
                 if logprobs != 0:
                     if valid and not filtered and not greedy:

@@ -22,10 +22,14 @@ from .arithmetic import BLOCK, FORBIDDEN, LOWEST_KEY, key_of_float, scale_sum, v
 from .collect import collect, measure_mass, weigh_list
 from .compiling import device
 from .narrow import guess
-from .search import EXACT, search_threshold
+from .near import ERROR
+from .search import EXACT, measure_from, search_threshold
+from .summarize import fill_sums
 
 COUNT, MASS = 0, 1  # measures
+UNSURE = -(2**40)  # in place of a key: the need is not known well enough
 _NOTHING = np.int64(2**31)  # above all keys: where no list stands
+_FEW = 64 * BLOCK  # logits in question that are collected without a guess
 
 
 @device
@@ -36,6 +40,13 @@ def weigh_blocks(row, tops, sums, mass, size):
         mass[n] = np.int64(scale_sum(sums[n], tops[n], row.maximum, row.c))
         total += mass[n]
     return total
+
+
+@device
+def whole_mass(row, space):
+    """The row's mass, exactly; fills `space.sums` and `space.mass`, a block each."""
+    fill_sums(row.logits, row.vocab, row.c, space.maxima, space.sums)
+    return weigh_blocks(row, space.maxima, space.sums, space.mass, row.num_blocks)
 
 
 @device
@@ -89,27 +100,25 @@ def block_bound(row, space, k, low, high):
 
 
 @device
-def mass_bounds(row, space, tops, size, need, low, high):
-    """Keys `low <= threshold < high` of the mass `need`; `space.mass` holds that of the blocks.
-
-    From above: blocks that reach a key hold at most their mass. From below: at least that of their
-    best tokens.
-    """
-    upper = search_threshold(tops, space.mass, size, need, low, high, EXACT)
+def mass_bound(row, space, tops, size, need, low, high):
+    """A key that blocks reach whose best tokens hold the mass `need`; `low` where there is none."""
     one = np.uint64(1 << 30)
+    total = np.int64(0)
     for n in range(size):
-        space.mass[n] = np.int64(scale_sum(one, tops[n], row.maximum, row.c))
-        if tops[n] == FORBIDDEN:
-            space.mass[n] = 0
-    lower = search_threshold(tops, space.mass, size, need, low, upper + 1, EXACT)
-    return lower, upper + 1
+        mass = np.int64(scale_sum(one, tops[n], row.maximum, row.c))
+        space.mass[n] = mass if tops[n] > FORBIDDEN else 0
+        total += space.mass[n]
+    if total < need:
+        return np.int64(low)
+    return search_threshold(tops, space.mass, size, need, low, high, need >> 4)
 
 
 @device
-def find(row, space, by, need, total, low, high):
-    """The largest key in [low, high) at which a measure reaches `need`, else `low`.
+def find(row, space, by, need, most_need, total, low, high):
+    """The largest key in [low, high) at which a measure reaches a need, else `low`.
 
-    Returns it, the bracket of the list, and how many blocks, listed logits and better ones it left.
+    The need is known to be from `need` to `most_need`; `UNSURE` where that makes a difference.
+    Returns also the bracket of the list, and how many blocks, listed and better logits it left.
     """
     most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
     for n in range(row.num_blocks):
@@ -119,18 +128,20 @@ def find(row, space, by, need, total, low, high):
         start, stop = low, high
         if low + 1 >= high:
             stop = low
-        elif most - above_high > space.capacity:
+        elif most - above_high > (_FEW if attempt == 0 and by == MASS else space.capacity):
             start, stop = guess(row, space, by == MASS, need, total, low, high, attempt)
         attempt += 1
         blocks, listed, above = collect(row, space, start, stop)
+        if low + 1 >= high:
+            return low, start, stop, blocks, listed, above
         reached = above
         if by == MASS:
             reached = weigh_blocks(row, space.tops, space.sure, space.mass, blocks)
-        if low + 1 >= high:
-            return low, start, stop, blocks, listed, above
-        if reached >= need:
+        if reached >= most_need:
             low, most = stop, above
             continue
+        if reached >= need:
+            return np.int64(UNSURE), start, stop, blocks, listed, above
         high, above_high = stop, above
         if start == stop or listed > space.capacity:
             continue
@@ -140,16 +151,26 @@ def find(row, space, by, need, total, low, high):
         else:
             for i in range(listed):
                 space.measure[i] = 1
-        upto = reached
-        for i in range(listed):
-            upto += space.measure[i]
-        if upto < need and start > low:
-            high, above_high = start, above + listed
-            continue
-        slack = EXACT if by == MASS else 0
+        if start > low:
+            upto = reached + measure_from(space.keys, space.measure, listed, LOWEST_KEY)
+            if upto < need:
+                high, above_high = start, above + listed
+                continue
+            if upto < most_need:
+                return np.int64(UNSURE), start, stop, blocks, listed, above
         low = search_threshold(
-            space.keys, space.measure, listed, need - reached, start, stop, slack
+            space.keys,
+            space.measure,
+            listed,
+            most_need - reached,
+            start,
+            stop,
+            EXACT if by == MASS else 0,
         )
+        if need < most_need:
+            better = measure_from(space.keys, space.measure, listed, np.int32(low + 1))
+            if reached + better >= need:
+                low = np.int64(UNSURE)
         return low, start, stop, blocks, listed, above
 
 
@@ -191,7 +212,9 @@ def select(row, space):
     blocks, listed, above, kept = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     if has_k:
         low = block_bound(row, space, row.top_k, low if has_p else floor, end)
-        low, start, stop, blocks, listed, above = find(row, space, COUNT, row.top_k, 0, low, end)
+        low, start, stop, blocks, listed, above = find(
+            row, space, COUNT, row.top_k, row.top_k, 0, low, end
+        )
     if has_p and stop == end and listed <= space.capacity:
         weigh_list(row, space, listed)
         measure_mass(row, space, listed)
@@ -207,10 +230,23 @@ def select(row, space):
                 row, space, low, start, stop, blocks, listed, above
             )
             tops, size = space.tops, blocks
-        total = weigh_blocks(row, tops, space.sums, space.mass, size)
-        need = mass_needed(row.top_p, total)
-        lower, upper = mass_bounds(row, space, tops, size, need, low, end)
-        low, start, stop, blocks, listed, above = find(row, space, MASS, need, total, lower, upper)
+            total = weigh_blocks(row, tops, space.sums, space.mass, size)
+            need = most_need = mass_needed(row.top_p, total)
+        else:
+            total = np.int64(row.near_mass * 2.0**40)
+            need = mass_needed(row.top_p * (1.0 - ERROR), total)
+            most_need = mass_needed(row.top_p * (1.0 + ERROR), total)
+        bound = mass_bound(row, space, tops, size, most_need, low, end)
+        found, start, stop, blocks, listed, above = find(
+            row, space, MASS, need, most_need, total, bound, end
+        )
+        if found == UNSURE:
+            total = whole_mass(row, space)
+            need = mass_needed(row.top_p, total)
+            found, start, stop, blocks, listed, above = find(
+                row, space, MASS, need, need, total, bound, end
+            )
+        low = found
     low = max(low, floor)
     if row.epsilon_log2 > -np.inf:
         if has_k or has_p or row.min_p_log2 > -np.inf:
@@ -219,7 +255,7 @@ def select(row, space):
             )
             total = weigh_blocks(row, space.tops, space.sums, space.mass, blocks)
         else:
-            total = weigh_blocks(row, space.maxima, space.sums, space.mass, row.num_blocks)
+            total = whole_mass(row, space)
         low = max(low, lowest_key_from(row, epsilon_value(row.epsilon_log2, total)))
     start, stop, blocks, listed, above, kept = settle(
         row, space, low, start, stop, blocks, listed, above

@@ -10,7 +10,7 @@ from .arithmetic import BLOCK
 from .compiling import device
 from .memory import pointer
 
-_TABLE_BYTES = 4 + 4 + 4 + 8 + 8 + 8  # a block: maximum, number, top, sure, sum, mass
+_TABLE_BYTES = 4 + 4 + 4 + 8 + 8 + 8 + 8  # a block: maximum, number, top, sure, sum, mass, near
 _LIST_BYTES = 8 + 4 + 4 + 4  # a listed logit: measure, key, slot, weight
 _SMALL = 4096  # logits that a list always holds
 
@@ -22,6 +22,7 @@ class Row(NamedTuple):
     vocab: int
     num_blocks: int
     maximum: Any  # fp32
+    near_mass: float  # of the row, in units of its best token's; 0: not known
     c: Any  # fp32
     top_k: int
     top_p: float
@@ -38,6 +39,7 @@ class Space(NamedTuple):
     sure: Any  # uint64 [N]: the sum of the weights that are kept whatever the list says
     sums: Any  # uint64 [N]: of the kept weights
     mass: Any  # int64 [N]: of the block, or of it and all before
+    near: Any  # fp64 [N / 16]: near masses of groups of blocks
     measure: Any  # int64 [capacity]: of a listed logit, to be searched
     keys: Any  # int32 [capacity]
     slots: Any  # int32 [capacity]: of its block
@@ -58,12 +60,13 @@ def space_bytes(vocab: int) -> int:
 @device
 def divide_space(address, num_blocks, capacity):
     """The scratch memory at `address`, cut up; what is aligned to 8 bytes comes first."""
-    slots = address + 24 * num_blocks
+    slots = address + 32 * num_blocks
     entries = slots + 8 * capacity
     return Space(
         sure=pointer(address, np.uint64),
         sums=pointer(address + 8 * num_blocks, np.uint64),
         mass=pointer(address + 16 * num_blocks, np.int64),
+        near=pointer(address + 24 * num_blocks, np.float64),
         measure=pointer(slots, np.int64),
         keys=pointer(entries, np.int32),
         slots=pointer(entries + 4 * capacity, np.int32),

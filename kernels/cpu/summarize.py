@@ -15,8 +15,6 @@ import numpy as np
 from .arithmetic import BLOCK, FORBIDDEN, LOWEST_FLOAT, key_of, token_weight, value_of, widen
 from .compiling import device
 
-_GROUP = 16  # blocks in the first-level cache, while their sums follow their maxima
-
 
 @device
 def block_maximum(logits, first, size):
@@ -69,9 +67,9 @@ def fill_maxima(logits, vocab, maxima, start, stop):
 
 
 @device
-def fill_sums(logits, vocab, c, maxima, sums, start, stop):
-    """Sums of the weights of the blocks [start, stop)."""
-    for n in range(start, stop):
+def fill_sums(logits, vocab, c, maxima, sums):
+    """The sums of the weights of all blocks, [N]."""
+    for n in range((vocab + BLOCK - 1) // BLOCK):
         first = n * BLOCK
         if first + BLOCK <= vocab:
             sums[n] = block_sum(logits, first, BLOCK, block_float(maxima[n]), c, LOWEST_FLOAT)[0]
@@ -81,14 +79,10 @@ def fill_sums(logits, vocab, c, maxima, sums, start, stop):
 
 
 @device
-def summarize(logits, vocab, c, maxima, sums, with_sums):
-    """Fill `maxima` and, where asked, `sums` [N]; the key of the row's maximum."""
+def summarize(logits, vocab, maxima):
+    """Fill `maxima` [N]; the key of the row's maximum."""
     num_blocks = (vocab + BLOCK - 1) // BLOCK
-    for start in range(0, num_blocks, _GROUP):
-        stop = min(start + _GROUP, num_blocks)
-        fill_maxima(logits, vocab, maxima, start, stop)
-        if with_sums:
-            fill_sums(logits, vocab, c, maxima, sums, start, stop)
+    fill_maxima(logits, vocab, maxima, 0, num_blocks)
     highest = FORBIDDEN
     for n in range(num_blocks):
         highest = max(highest, maxima[n])
