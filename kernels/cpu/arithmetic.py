@@ -25,8 +25,9 @@ LOG2_E = np.float32(mass.LOG2_E)
 LOWEST_FLOAT = np.float32(mass.LOWEST)
 FORBIDDEN = np.int32(-(2**31))  # key of -inf
 LOWEST_KEY = np.int32(-(2**31) + 1)  # below those of all finite logits, above that of -inf
-INFINITE_KEY = np.int32(0x7F000000)  # of +inf; NaNs are above
-_SHIFT_KEYS = 0x800000
+INFINITE_KEY = np.int32(0x7F000001)  # of +inf; NaNs are above
+_SHIFT_KEYS = 0x7FFFFF
+NEGATIVE_ZERO = np.int32(-_SHIFT_KEYS - 1)  # raw key of -0.0
 _TO_INTEGER = np.float32(12582912.0)  # 1.5 * 2**23: adding it rounds to an integer, half to even
 _C0, _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(c) for c in mass.EXP2_COEFFICIENTS)
 _W0, _W1, _W2, _W3, _W4, _W5, _W6 = (np.float32(c * 2.0**30) for c in mass.EXP2_COEFFICIENTS)
@@ -47,12 +48,16 @@ def _widen(word):
 
 
 @device
+def raw_key_of(x):
+    """The key of an fp32 value; that of -0.0 is the next below that of +0.0."""
+    bits = bits_of(x)
+    return np.int32(np.int32(bits ^ np.int32(np.int32(bits >> 31) & 0x7FFFFFFF)) - _SHIFT_KEYS)
+
+
+@device
 def key_of_float(x):
     """The key of an fp32 value."""
-    bits = bits_of(x)
-    sign = np.int32(bits >> 31)
-    magnitude = np.int32(bits & 0x7FFFFFFF)
-    return np.int32(np.int32(np.int32(magnitude ^ sign) - sign) - _SHIFT_KEYS)
+    return raw_key_of(x + np.float32(0.0))  # -0.0 becomes +0.0
 
 
 @device
@@ -63,9 +68,9 @@ def key_of(word):
 
 @device
 def value_of(key):
-    """The fp32 value of a key: the inverse of `key_of_float`, -0.0 aside."""
-    signed = np.int32(key + _SHIFT_KEYS)
-    return float_of(signed if signed >= 0 else np.int32(-(2**31) - signed))
+    """The fp32 value of a key: the inverse of `key_of_float`."""
+    bits = np.int32(key + _SHIFT_KEYS)
+    return float_of(np.int32(bits ^ np.int32(np.int32(bits >> 31) & 0x7FFFFFFF)))
 
 
 @device

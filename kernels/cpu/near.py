@@ -1,17 +1,16 @@
-"""Near masses: sums of weights in fp32 for a third of what the contract's integers cost.
+"""Near masses: sums of weights in fp32, at half the cost of the contract's integers.
 
-They tell nearly every draw and every top-p threshold; where their error could change one, the exact
-sums are worked out. Sums of a group of 16 blocks, in units of the row's best token's mass:
+They tell nearly every draw and many a top-p threshold; where their error could change one, the
+exact sums are worked out. In units of the row's best token, for each group of 4 blocks:
 
-    near[g] = 2**((m_g - m) * c) * sum 2**((x - m_g) * c)         m_g = maximum of the group
+    near[g] = sum 2**((x - m) * c)
 
-Their error, as a share of the row's mass M, for at most 2**22 logits:
-- z: the contract rounds twice inside a block and twice between blocks, here likewise: together
-  |z| * 2**-22, that is 6.7e-6 of 2**z for z >= -40;
-- what lies below z = -40: at most 2**22 * 2**-40 of the best token's mass, 3.8e-6 of M;
-- the polynomial 4.1e-6 of each term, the contract's and its rounding down together 3e-7;
-- fp32 sums of 64 terms in any order 3.8e-6, of 16 such sums 9e-7; scaling and fp64 sums 3e-7.
-All in all 2.0e-5 of M for any set of groups. `ERROR` is half as much again.
+Their error as a share of the row's mass M, for any set of groups and V <= 2**22:
+- z: contract and this each round twice, together |z| * 2**-22; for z >= -40 that is 6.7e-6 of 2**z;
+- what lies below z = -40: at most 2**22 * 2**-40 of the best token, 3.8e-6 of M;
+- the polynomial 4e-6 of each term; the contract's, and its rounding down, together 3e-7;
+- fp32 sums of 256 terms in any order 1.6e-5; sums of groups in fp64, nothing.
+Together 3.1e-5 of M. `ERROR` is a third more.
 """
 
 from __future__ import annotations
@@ -21,20 +20,17 @@ from numba import njit
 
 from .arithmetic import (
     BLOCK,
-    FORBIDDEN,
     LOWEST_FLOAT,
-    exp2,
     scale_sum,
     token_weight,
-    value_of,
     widen,
 )
 from .compiling import device
 from .memory import bits_of, float_of
-from .summarize import block_float, block_sum, fill_maxima
+from .summarize import block_float, block_sum
 
-GROUP = 16  # blocks
-ERROR = 2.0**-15
+GROUP = 4  # blocks
+ERROR = 4e-5
 UNSURE = -1  # in place of a token
 _D0, _D1, _D2, _D3, _D4 = (  # 2**f on [-0.5, 0.5] within 2.7e-6
     np.float32(d) for d in (0.99999926, 0.69312182, 0.24024745, 0.055917837, 0.0095700801)
@@ -60,40 +56,19 @@ def near_sum(logits, first, size, maximum, c):
 
 
 @device
-def summarize_near(logits, vocab, c, maxima, near):
-    """Fill `maxima` [N] and `near` [N / 16]; the key of the row's maximum, the near mass."""
-    num_blocks = (vocab + BLOCK - 1) // BLOCK
-    best = FORBIDDEN
-    for start in range(0, num_blocks, GROUP):
-        stop = min(start + GROUP, num_blocks)
-        fill_maxima(logits, vocab, maxima, start, stop)
-        top = group_top(maxima, start, stop)
-        best = max(best, top)
-        total = np.float32(0.0)
-        for n in range(start, stop):
-            first = n * BLOCK
-            if first + BLOCK <= vocab:
-                total += near_sum(logits, first, BLOCK, block_float(top), c)
-            else:
-                total += near_sum(logits, first, vocab - first, block_float(top), c)
-        near[start // GROUP] = total
-
+def near_sums(row, space):
+    """Fill `space.near`; the near mass of the row."""
     mass = 0.0
-    for start in range(0, num_blocks, GROUP):
-        top = group_top(maxima, start, min(start + GROUP, num_blocks))
-        z = (value_of(top) - value_of(best)) * c
-        near[start // GROUP] *= exp2(max(z, np.float32(-100.0)))
-        mass += near[start // GROUP]
-    return best, mass
-
-
-@device
-def group_top(maxima, start, stop):
-    """The largest of the keys [start, stop)."""
-    top = FORBIDDEN
-    for n in range(start, stop):
-        top = max(top, maxima[n])
-    return top
+    size = GROUP * BLOCK
+    for group in range(row.vocab // size):
+        space.near[group] = near_sum(row.logits, group * size, size, row.maximum, row.c)
+        mass += space.near[group]
+    rest = row.vocab % size
+    if rest > 0:
+        group = row.vocab // size
+        space.near[group] = near_sum(row.logits, group * size, rest, row.maximum, row.c)
+        mass += space.near[group]
+    return mass
 
 
 @device

@@ -20,8 +20,8 @@ from .arithmetic import (
 from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .memory import pointer, take_next
-from .near import UNSURE, draw_near, summarize_near
-from .select import select
+from .near import UNSURE, draw_near, near_sums
+from .select import reaching_blocks, select
 from .space import Row, divide_space
 from .summarize import fill_sums, summarize
 from .write import write_kept, write_probabilities
@@ -52,6 +52,12 @@ def take_all(row, space):
         space.blocks[n] = n
         space.tops[n] = space.maxima[n]
     return accumulate(row, space, row.num_blocks)
+
+
+@device
+def near_will_do(row, space, num_samples):
+    """Whether near masses are likely to tell the tokens: few draws, and from a row that is not flat."""
+    return num_samples <= _FEW_DRAWS and reaching_blocks(row, space, -2.0) < 0.5
 
 
 @device
@@ -124,34 +130,27 @@ def _compile(sources):
             greedy = temperature < _GREEDY_BELOW
             by_value = min_p_log2 > -np.inf
             filtered = top_k < vocab or top_p < 1 or by_value or epsilon_log2 > -np.inf
-            few_draws = purpose == TOKENS and logprobs == 0 and num_samples <= _FEW_DRAWS
-            near_mass = 0.0
-            if not greedy and ((top_k >= vocab and top_p < 1) or (not filtered and few_draws)):
-                best, near_mass = summarize_near(words, vocab, c, space.maxima, space.near)
-            else:
-                best = summarize(words, vocab, space.maxima)
+            best = summarize(words, vocab, space.maxima)
             row = Row(
-                words,
-                vocab,
-                num_blocks,
-                value_of(best),
-                near_mass,
-                c,
-                top_k,
-                top_p,
-                min_p_log2,
-                epsilon_log2,
+                words, vocab, num_blocks, value_of(best), c, top_k, top_p, min_p_log2, epsilon_log2
             )
             valid = FORBIDDEN < best < INFINITE_KEY
             threshold, kept, blocks, total = np.int64(LOWEST_KEY), 0, 0, 0
-            token = np.int64(-1)
+            token, near_mass = np.int64(-1), 0.0
             if valid and greedy:
                 token, kept = first_best(row, space, best), 1
             elif valid and filtered:
                 threshold, blocks, kept = select(row, space)
                 total = accumulate(row, space, blocks)
-            elif valid and near_mass == 0.0:
-                total = take_all(row, space)
+            elif (
+                valid
+                and purpose == TOKENS
+                and logprobs == 0
+                and near_will_do(row, space, num_samples)
+            ):
+                near_mass = near_sums(row, space)
+            elif valid:
+                blocks, total = num_blocks, take_all(row, space)
 
             written = pointer(output + 4 * vocab * b, np.float32)
             if purpose == PROBABILITIES:
@@ -168,20 +167,13 @@ def _compile(sources):
                             own_word(stream, stream_stride, b),
                             draw,
                         )
-                        token = np.int64(UNSURE)
-                        if near_mass > 0.0 and not filtered:
+                        if near_mass > 0.0:
                             token = draw_near(row, space, near_mass, bits)
-                            if token == UNSURE and total == 0:
-                                total = take_all(row, space)
-                        if token == UNSURE:
-                            token = draw_token(
-                                row,
-                                space,
-                                blocks if filtered else num_blocks,
-                                threshold,
-                                total,
-                                bits,
-                            )
+                            if token == UNSURE:
+                                near_mass = 0.0
+                                blocks, total = num_blocks, take_all(row, space)
+                        if near_mass == 0.0:
+                            token = draw_token(row, space, blocks, threshold, total, bits)
                     drawn[draw] = token
                 if logprobs != 0:
                     if valid and not filtered and not greedy:

@@ -22,7 +22,7 @@ from .arithmetic import BLOCK, FORBIDDEN, LOWEST_KEY, key_of_float, scale_sum, v
 from .collect import collect, measure_mass, weigh_list
 from .compiling import device
 from .narrow import guess
-from .near import ERROR
+from .near import ERROR, near_sums
 from .search import EXACT, measure_from, search_threshold
 from .summarize import fill_sums
 
@@ -47,6 +47,26 @@ def whole_mass(row, space):
     """The row's mass, exactly; fills `space.sums` and `space.mass`, a block each."""
     fill_sums(row.logits, row.vocab, row.c, space.maxima, space.sums)
     return weigh_blocks(row, space.maxima, space.sums, space.mass, row.num_blocks)
+
+
+@device
+def reaching_blocks(row, space, z):
+    """The share of the blocks whose maximum reaches z."""
+    key, count = np.int32(lowest_key_from(row, np.float32(z))), np.int32(0)
+    for n in range(row.num_blocks):
+        count = np.int32(count + np.int32(space.maxima[n] >= key))
+    return count / row.num_blocks
+
+
+@device
+def mass_of_row(row, space):
+    """The row's mass, int64, and a bound on its relative error; exact where near would not do.
+
+    The threshold of a wide row lies among tokens so light that every error tells.
+    """
+    if reaching_blocks(row, space, -8.0) > 0.125:
+        return whole_mass(row, space), 0.0
+    return np.int64(near_sums(row, space) * 2.0**40), ERROR
 
 
 @device
@@ -233,9 +253,9 @@ def select(row, space):
             total = weigh_blocks(row, tops, space.sums, space.mass, size)
             need = most_need = mass_needed(row.top_p, total)
         else:
-            total = np.int64(row.near_mass * 2.0**40)
-            need = mass_needed(row.top_p * (1.0 - ERROR), total)
-            most_need = mass_needed(row.top_p * (1.0 + ERROR), total)
+            total, error = mass_of_row(row, space)
+            need = mass_needed(row.top_p * (1.0 - error), total)
+            most_need = mass_needed(row.top_p * (1.0 + error), total)
         bound = mass_bound(row, space, tops, size, most_need, low, end)
         found, start, stop, blocks, listed, above = find(
             row, space, MASS, need, most_need, total, bound, end

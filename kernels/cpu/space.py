@@ -22,7 +22,6 @@ class Row(NamedTuple):
     vocab: int
     num_blocks: int
     maximum: Any  # fp32
-    near_mass: float  # of the row, in units of its best token's; 0: not known
     c: Any  # fp32
     top_k: int
     top_p: float
@@ -39,7 +38,7 @@ class Space(NamedTuple):
     sure: Any  # uint64 [N]: the sum of the weights that are kept whatever the list says
     sums: Any  # uint64 [N]: of the kept weights
     mass: Any  # int64 [N]: of the block, or of it and all before
-    near: Any  # fp64 [N / 16]: near masses of groups of blocks
+    near: Any  # fp64 [N / 4]: near masses of groups of blocks
     measure: Any  # int64 [capacity]: of a listed logit, to be searched
     keys: Any  # int32 [capacity]
     slots: Any  # int32 [capacity]: of its block

@@ -12,7 +12,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import BLOCK, FORBIDDEN, LOWEST_FLOAT, key_of, token_weight, value_of, widen
+from .arithmetic import (
+    BLOCK,
+    FORBIDDEN,
+    LOWEST_FLOAT,
+    NEGATIVE_ZERO,
+    raw_key_of,
+    token_weight,
+    value_of,
+    widen,
+)
 from .compiling import device
 
 
@@ -21,8 +30,8 @@ def block_maximum(logits, first, size):
     """The key of the largest of `size` logits from `first` on."""
     highest = FORBIDDEN
     for j in range(size):
-        highest = max(highest, key_of(logits[first + j]))
-    return highest
+        highest = max(highest, raw_key_of(widen(logits[first + j])))
+    return np.int32(highest + 1) if highest == NEGATIVE_ZERO else highest
 
 
 @device
