@@ -1,6 +1,6 @@
 """Near masses: sums of weights in fp32, at half the cost of the contract's integers.
 
-They tell nearly every draw and many a top-p threshold; where their error could change one, the
+They tell nearly every draw from a row without filters; where their error could change one, the
 exact sums are worked out. In units of the row's best token, for each group of 4 blocks:
 
     near[g] = sum 2**((x - m) * c)

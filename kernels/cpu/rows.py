@@ -21,14 +21,14 @@ from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .memory import pointer, take_next
 from .near import UNSURE, draw_near, near_sums
-from .select import reaching_blocks, select
+from .select import lowest_key_from, select
 from .space import Row, divide_space
 from .summarize import fill_sums, summarize
 from .write import write_kept, write_probabilities
 
 _GREEDY_BELOW = np.float32(GREEDY_BELOW)
 TOKENS, PROBABILITIES, MASKED = 0, 1, 2  # purposes
-_FEW_DRAWS = 4  # a row, for which near masses are tried: any may need the exact ones
+_FEW_DRAWS = 4  # a row, for which near masses are tried
 
 
 VALUE, ROW_NUMBER = -1, -2  # in place of a stride
@@ -45,9 +45,10 @@ def own_word(word, stride, b):
 
 
 @device
-def take_all(row, space):
+def take_all(row, space, with_sums):
     """Every block is in question, as for a row without filters; the row's mass."""
-    fill_sums(row.logits, row.vocab, row.c, space.maxima, space.sums)
+    if not with_sums:
+        fill_sums(row.logits, row.vocab, row.c, space.maxima, space.sums, 0, row.num_blocks)
     for n in range(row.num_blocks):
         space.blocks[n] = n
         space.tops[n] = space.maxima[n]
@@ -55,9 +56,12 @@ def take_all(row, space):
 
 
 @device
-def near_will_do(row, space, num_samples):
-    """Whether near masses are likely to tell the tokens: few draws, and from a row that is not flat."""
-    return num_samples <= _FEW_DRAWS and reaching_blocks(row, space, -2.0) < 0.5
+def is_flat(row, space):
+    """Whether half of the blocks hold a token a quarter as probable as the best, or more."""
+    key, count = lowest_key_from(row, np.float32(-2.0)), 0
+    for n in range(row.num_blocks):
+        count += space.maxima[n] >= key
+    return 2 * count > row.num_blocks
 
 
 @device
@@ -74,7 +78,7 @@ def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, l
     """Log-probabilities of the drawn tokens among the kept ones, and under the raw distribution."""
     raw_total = np.int64(0)
     if valid:
-        fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums)
+        fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
         for n in range(row.num_blocks):
             raw_total += np.int64(scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E))
     for i in range(size):
@@ -130,7 +134,13 @@ def _compile(sources):
             greedy = temperature < _GREEDY_BELOW
             by_value = min_p_log2 > -np.inf
             filtered = top_k < vocab or top_p < 1 or by_value or epsilon_log2 > -np.inf
-            best = summarize(words, vocab, space.maxima)
+            # Near masses tell nearly every draw; any of many draws may need the exact ones.
+            only_tokens = purpose == TOKENS and logprobs == 0
+            try_near = only_tokens and num_samples <= _FEW_DRAWS and not filtered
+            # The mass of the whole row is needed by top-p and epsilon, and by the draw.
+            whole_mass = (not greedy) and top_k >= vocab and (top_p < 1 or not by_value)
+            with_sums = whole_mass and not try_near
+            best = summarize(words, vocab, c, space.maxima, space.sums, with_sums)
             row = Row(
                 words, vocab, num_blocks, value_of(best), c, top_k, top_p, min_p_log2, epsilon_log2
             )
@@ -142,15 +152,10 @@ def _compile(sources):
             elif valid and filtered:
                 threshold, blocks, kept = select(row, space)
                 total = accumulate(row, space, blocks)
-            elif (
-                valid
-                and purpose == TOKENS
-                and logprobs == 0
-                and near_will_do(row, space, num_samples)
-            ):
+            elif valid and try_near and not is_flat(row, space):
                 near_mass = near_sums(row, space)
             elif valid:
-                blocks, total = num_blocks, take_all(row, space)
+                blocks, total = num_blocks, take_all(row, space, with_sums)
 
             written = pointer(output + 4 * vocab * b, np.float32)
             if purpose == PROBABILITIES:
@@ -171,7 +176,7 @@ def _compile(sources):
                             token = draw_near(row, space, near_mass, bits)
                             if token == UNSURE:
                                 near_mass = 0.0
-                                blocks, total = num_blocks, take_all(row, space)
+                                blocks, total = num_blocks, take_all(row, space, False)
                         if near_mass == 0.0:
                             token = draw_token(row, space, blocks, threshold, total, bits)
                     drawn[draw] = token

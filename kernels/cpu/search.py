@@ -18,15 +18,6 @@ EXACT = -1  # slack of `search_threshold`: none, whatever the measure
 
 
 @device
-def measure_from(keys, measure, size, key):
-    """The sum of `measure` over the keys from `key` up."""
-    reached = np.int64(0)
-    for i in range(size):
-        reached += measure[i] if keys[i] >= key else np.int64(0)
-    return reached
-
-
-@device
 def search_threshold(keys, measure, size, need, low, high, slack):
     """The largest key in [low, high) that reaches `need`, int64; `low` where none does.
 
@@ -35,7 +26,10 @@ def search_threshold(keys, measure, size, need, low, high, slack):
     low, high = np.int64(low), np.int64(high)
     while low + 1 < high:
         middle = (low + high) >> 1
-        reached = measure_from(keys, measure, size, np.int32(middle))
+        key = np.int32(middle)
+        reached = np.int64(0)
+        for i in range(size):
+            reached += measure[i] if keys[i] >= key else np.int64(0)
         if reached < need:
             high = middle
         else:

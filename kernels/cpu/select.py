@@ -21,15 +21,11 @@ import numpy as np
 from .arithmetic import BLOCK, FORBIDDEN, LOWEST_KEY, key_of_float, scale_sum, value_of
 from .collect import collect, measure_mass, weigh_list
 from .compiling import device
-from .narrow import guess
-from .near import ERROR, near_sums
-from .search import EXACT, measure_from, search_threshold
-from .summarize import fill_sums
+from .refine import guess
+from .search import EXACT, search_threshold
 
 COUNT, MASS = 0, 1  # measures
-UNSURE = -(2**40)  # in place of a key: the need is not known well enough
 _NOTHING = np.int64(2**31)  # above all keys: where no list stands
-_FEW = 64 * BLOCK  # logits in question that are collected without a guess
 
 
 @device
@@ -40,33 +36,6 @@ def weigh_blocks(row, tops, sums, mass, size):
         mass[n] = np.int64(scale_sum(sums[n], tops[n], row.maximum, row.c))
         total += mass[n]
     return total
-
-
-@device
-def whole_mass(row, space):
-    """The row's mass, exactly; fills `space.sums` and `space.mass`, a block each."""
-    fill_sums(row.logits, row.vocab, row.c, space.maxima, space.sums)
-    return weigh_blocks(row, space.maxima, space.sums, space.mass, row.num_blocks)
-
-
-@device
-def reaching_blocks(row, space, z):
-    """The share of the blocks whose maximum reaches z."""
-    key, count = np.int32(lowest_key_from(row, np.float32(z))), np.int32(0)
-    for n in range(row.num_blocks):
-        count = np.int32(count + np.int32(space.maxima[n] >= key))
-    return count / row.num_blocks
-
-
-@device
-def mass_of_row(row, space):
-    """The row's mass, int64, and a bound on its relative error; exact where near would not do.
-
-    The threshold of a wide row lies among tokens so light that every error tells.
-    """
-    if reaching_blocks(row, space, -8.0) > 0.125:
-        return whole_mass(row, space), 0.0
-    return np.int64(near_sums(row, space) * 2.0**40), ERROR
 
 
 @device
@@ -120,25 +89,27 @@ def block_bound(row, space, k, low, high):
 
 
 @device
-def mass_bound(row, space, tops, size, need, low, high):
-    """A key that blocks reach whose best tokens hold the mass `need`; `low` where there is none."""
+def mass_bounds(row, space, tops, size, need, low, high):
+    """Keys `low <= threshold < high` of the mass `need`; `space.mass` holds that of the blocks.
+
+    From above: blocks that reach a key hold at most their mass. From below: at least that of their
+    best tokens.
+    """
+    upper = search_threshold(tops, space.mass, size, need, low, high, EXACT)
     one = np.uint64(1 << 30)
-    total = np.int64(0)
     for n in range(size):
-        mass = np.int64(scale_sum(one, tops[n], row.maximum, row.c))
-        space.mass[n] = mass if tops[n] > FORBIDDEN else 0
-        total += space.mass[n]
-    if total < need:
-        return np.int64(low)
-    return search_threshold(tops, space.mass, size, need, low, high, need >> 4)
+        space.mass[n] = np.int64(scale_sum(one, tops[n], row.maximum, row.c))
+        if tops[n] == FORBIDDEN:
+            space.mass[n] = 0
+    lower = search_threshold(tops, space.mass, size, need, low, upper + 1, EXACT)
+    return lower, upper + 1
 
 
 @device
-def find(row, space, by, need, most_need, total, low, high):
-    """The largest key in [low, high) at which a measure reaches a need, else `low`.
+def find(row, space, by, need, total, low, high):
+    """The largest key in [low, high) at which a measure reaches `need`, else `low`.
 
-    The need is known to be from `need` to `most_need`; `UNSURE` where that makes a difference.
-    Returns also the bracket of the list, and how many blocks, listed and better logits it left.
+    Returns it, the bracket of the list, and how many blocks, listed logits and better ones it left.
     """
     most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
     for n in range(row.num_blocks):
@@ -148,20 +119,18 @@ def find(row, space, by, need, most_need, total, low, high):
         start, stop = low, high
         if low + 1 >= high:
             stop = low
-        elif most - above_high > (_FEW if attempt == 0 and by == MASS else space.capacity):
+        elif most - above_high > space.capacity:
             start, stop = guess(row, space, by == MASS, need, total, low, high, attempt)
         attempt += 1
         blocks, listed, above = collect(row, space, start, stop)
-        if low + 1 >= high:
-            return low, start, stop, blocks, listed, above
         reached = above
         if by == MASS:
             reached = weigh_blocks(row, space.tops, space.sure, space.mass, blocks)
-        if reached >= most_need:
+        if low + 1 >= high:
+            return low, start, stop, blocks, listed, above
+        if reached >= need:
             low, most = stop, above
             continue
-        if reached >= need:
-            return np.int64(UNSURE), start, stop, blocks, listed, above
         high, above_high = stop, above
         if start == stop or listed > space.capacity:
             continue
@@ -171,26 +140,16 @@ def find(row, space, by, need, most_need, total, low, high):
         else:
             for i in range(listed):
                 space.measure[i] = 1
-        if start > low:
-            upto = reached + measure_from(space.keys, space.measure, listed, LOWEST_KEY)
-            if upto < need:
-                high, above_high = start, above + listed
-                continue
-            if upto < most_need:
-                return np.int64(UNSURE), start, stop, blocks, listed, above
+        upto = reached
+        for i in range(listed):
+            upto += space.measure[i]
+        if upto < need and start > low:
+            high, above_high = start, above + listed
+            continue
+        slack = EXACT if by == MASS else 0
         low = search_threshold(
-            space.keys,
-            space.measure,
-            listed,
-            most_need - reached,
-            start,
-            stop,
-            EXACT if by == MASS else 0,
+            space.keys, space.measure, listed, need - reached, start, stop, slack
         )
-        if need < most_need:
-            better = measure_from(space.keys, space.measure, listed, np.int32(low + 1))
-            if reached + better >= need:
-                low = np.int64(UNSURE)
         return low, start, stop, blocks, listed, above
 
 
@@ -232,9 +191,7 @@ def select(row, space):
     blocks, listed, above, kept = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     if has_k:
         low = block_bound(row, space, row.top_k, low if has_p else floor, end)
-        low, start, stop, blocks, listed, above = find(
-            row, space, COUNT, row.top_k, row.top_k, 0, low, end
-        )
+        low, start, stop, blocks, listed, above = find(row, space, COUNT, row.top_k, 0, low, end)
     if has_p and stop == end and listed <= space.capacity:
         weigh_list(row, space, listed)
         measure_mass(row, space, listed)
@@ -250,23 +207,10 @@ def select(row, space):
                 row, space, low, start, stop, blocks, listed, above
             )
             tops, size = space.tops, blocks
-            total = weigh_blocks(row, tops, space.sums, space.mass, size)
-            need = most_need = mass_needed(row.top_p, total)
-        else:
-            total, error = mass_of_row(row, space)
-            need = mass_needed(row.top_p * (1.0 - error), total)
-            most_need = mass_needed(row.top_p * (1.0 + error), total)
-        bound = mass_bound(row, space, tops, size, most_need, low, end)
-        found, start, stop, blocks, listed, above = find(
-            row, space, MASS, need, most_need, total, bound, end
-        )
-        if found == UNSURE:
-            total = whole_mass(row, space)
-            need = mass_needed(row.top_p, total)
-            found, start, stop, blocks, listed, above = find(
-                row, space, MASS, need, need, total, bound, end
-            )
-        low = found
+        total = weigh_blocks(row, tops, space.sums, space.mass, size)
+        need = mass_needed(row.top_p, total)
+        lower, upper = mass_bounds(row, space, tops, size, need, low, end)
+        low, start, stop, blocks, listed, above = find(row, space, MASS, need, total, lower, upper)
     low = max(low, floor)
     if row.epsilon_log2 > -np.inf:
         if has_k or has_p or row.min_p_log2 > -np.inf:
@@ -275,7 +219,7 @@ def select(row, space):
             )
             total = weigh_blocks(row, space.tops, space.sums, space.mass, blocks)
         else:
-            total = whole_mass(row, space)
+            total = weigh_blocks(row, space.maxima, space.sums, space.mass, row.num_blocks)
         low = max(low, lowest_key_from(row, epsilon_value(row.epsilon_log2, total)))
     start, stop, blocks, listed, above, kept = settle(
         row, space, low, start, stop, blocks, listed, above

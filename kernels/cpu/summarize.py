@@ -12,17 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import (
-    BLOCK,
-    FORBIDDEN,
-    LOWEST_FLOAT,
-    NEGATIVE_ZERO,
-    raw_key_of,
-    token_weight,
-    value_of,
-    widen,
-)
+from .arithmetic import BLOCK, FORBIDDEN, LOWEST_FLOAT, key_of, token_weight, value_of, widen
 from .compiling import device
+
+_GROUP = 16  # blocks in the first-level cache, while their sums follow their maxima
 
 
 @device
@@ -30,8 +23,8 @@ def block_maximum(logits, first, size):
     """The key of the largest of `size` logits from `first` on."""
     highest = FORBIDDEN
     for j in range(size):
-        highest = max(highest, raw_key_of(widen(logits[first + j])))
-    return np.int32(highest + 1) if highest == NEGATIVE_ZERO else highest
+        highest = max(highest, key_of(logits[first + j]))
+    return highest
 
 
 @device
@@ -76,9 +69,9 @@ def fill_maxima(logits, vocab, maxima, start, stop):
 
 
 @device
-def fill_sums(logits, vocab, c, maxima, sums):
-    """The sums of the weights of all blocks, [N]."""
-    for n in range((vocab + BLOCK - 1) // BLOCK):
+def fill_sums(logits, vocab, c, maxima, sums, start, stop):
+    """Sums of the weights of the blocks [start, stop)."""
+    for n in range(start, stop):
         first = n * BLOCK
         if first + BLOCK <= vocab:
             sums[n] = block_sum(logits, first, BLOCK, block_float(maxima[n]), c, LOWEST_FLOAT)[0]
@@ -88,10 +81,14 @@ def fill_sums(logits, vocab, c, maxima, sums):
 
 
 @device
-def summarize(logits, vocab, maxima):
-    """Fill `maxima` [N]; the key of the row's maximum."""
+def summarize(logits, vocab, c, maxima, sums, with_sums):
+    """Fill `maxima` and, where asked, `sums` [N]; the key of the row's maximum."""
     num_blocks = (vocab + BLOCK - 1) // BLOCK
-    fill_maxima(logits, vocab, maxima, 0, num_blocks)
+    for start in range(0, num_blocks, _GROUP):
+        stop = min(start + _GROUP, num_blocks)
+        fill_maxima(logits, vocab, maxima, start, stop)
+        if with_sums:
+            fill_sums(logits, vocab, c, maxima, sums, start, stop)
     highest = FORBIDDEN
     for n in range(num_blocks):
         highest = max(highest, maxima[n])

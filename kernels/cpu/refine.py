@@ -1,21 +1,19 @@
-"""Step 2c, narrow: where to look in a bracket that holds more than a list does.
+"""Step 2c, refine: where to look in a bracket that holds more than a list does.
 
 A sample, every few blocks of the row, tells where the threshold is likely to lie. A wrong guess
 costs a pass over the row, no more: what it leaves is a bracket all the same.
-Twin: `kernels/gpu/narrow.py`.
+Twin: `kernels/gpu/refine.py`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import BLOCK, key_of_float, token_weight, value_of, widen
+from .arithmetic import BLOCK, key_of_float, token_weight, widen
 from .compiling import device
-from .search import measure_from
+from .search import search_threshold
 
-_SAMPLED = 32  # blocks, about
-_RANGE = 50.0  # powers of two below the best token, where masses end
-_HALVINGS = 12
+_SAMPLED = 64  # blocks, about
 
 
 @device
@@ -36,23 +34,6 @@ def sample_row(row, space, by_mass):
 
 
 @device
-def sample_bounds(row, space, size, wanted, low, high):
-    """Keys around the place where the sample's measure reaches `wanted`, a few of its logits apart.
-
-    By halving values, not keys: of those, half lie between -1 and 1.
-    """
-    top = value_of(np.int32(high - 1))
-    bottom = max(value_of(np.int32(low)), row.maximum - np.float32(_RANGE) / row.c)
-    for _ in range(_HALVINGS):
-        middle = np.float32(0.5) * bottom + np.float32(0.5) * top
-        if measure_from(space.keys, space.measure, size, key_of_float(middle)) >= wanted:
-            bottom = middle
-        else:
-            top = middle
-    return np.int64(key_of_float(bottom)), np.int64(key_of_float(top))
-
-
-@device
 def guess(row, space, by_mass, need, total, low, high, attempt):
     """A bracket inside [low, high) that is likely to hold the threshold and to fit the list.
 
@@ -70,7 +51,11 @@ def guess(row, space, by_mass, need, total, low, high, attempt):
         for i in range(size):
             wanted += space.measure[i]
         spread = 0.1 * tail
-    start, _ = sample_bounds(row, space, size, max(1.0, wanted + spread), low, high)
-    _, stop = sample_bounds(row, space, size, max(1.0, wanted - spread), low, high)
-    start = min(max(start, low + 1), high - 1)
-    return start, min(max(stop, start), high)
+    if attempt > 0:
+        spread = 0.0
+    more, fewer = np.int64(wanted + spread), np.int64(wanted - spread)
+    slack = np.int64(0.1 * spread)
+    start = search_threshold(space.keys, space.measure, size, max(1, more), low, high, slack)
+    start = max(start, low + 1)
+    stop = search_threshold(space.keys, space.measure, size, max(1, fewer), start, high, slack)
+    return start, stop
