@@ -4,6 +4,15 @@ from .api import mask_logits, sample, softmax
 from .module import FusedSampler
 from .output import SampleOutput
 from .params import SamplingParams
+from .warmup import warmup
 
-__all__ = ["FusedSampler", "SampleOutput", "SamplingParams", "mask_logits", "sample", "softmax"]
+__all__ = [
+    "FusedSampler",
+    "SampleOutput",
+    "SamplingParams",
+    "mask_logits",
+    "sample",
+    "softmax",
+    "warmup",
+]
 __version__ = "0.2.0.dev0"

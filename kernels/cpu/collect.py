@@ -98,6 +98,6 @@ def measure_mass(row, space, listed):
             space.measure[i] = before
         start = stop
     for i in range(listed):
-        top, before = space.tops[space.slots[i]], np.uint64(space.measure[i])
-        upto = scale_sum(before + np.uint64(space.weights[i]), top, row.maximum, row.c)
-        space.measure[i] = np.int64(upto - scale_sum(before, top, row.maximum, row.c))
+        top, first = space.tops[space.slots[i]], np.uint64(space.measure[i])
+        upto = scale_sum(first + np.uint64(space.weights[i]), top, row.maximum, row.c)
+        space.measure[i] = np.int64(upto - scale_sum(first, top, row.maximum, row.c))

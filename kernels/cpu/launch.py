@@ -32,9 +32,9 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
     logprobs = torch.empty(shape, dtype=torch.float32, device="cpu")
     raw_logprobs = torch.empty(shape, dtype=torch.float32, device="cpu")
     kept = torch.empty(batch, dtype=torch.int64, device="cpu")
-    output = SampleOutput(tokens, logprobs, raw_logprobs, kept)
-    _run(logits, rows, draws, TOKENS, *(values.data_ptr() for values in output))
-    return output
+    addresses = (values.data_ptr() for values in (tokens, logprobs, raw_logprobs, kept))
+    _run(logits, rows, draws, TOKENS, *addresses)
+    return SampleOutput(tokens, logprobs, raw_logprobs, kept)
 
 
 def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:

@@ -23,8 +23,8 @@ class Row(NamedTuple):
     num_blocks: int
     maximum: Any  # fp32
     c: Any  # fp32
-    top_k: int
-    top_p: float
+    top_k: Any  # int64
+    top_p: Any  # fp64
     min_p_log2: Any  # fp32
     epsilon_log2: Any  # fp32
 

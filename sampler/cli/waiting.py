@@ -8,10 +8,10 @@ import threading
 import torch
 from rich.console import Console
 
-from ..api import sample
 from ..dispatch import choose_backend
 from ..models.embedded import EMBEDDED
 from ..models.load import DOWNLOADING, LoadedModel, load_model
+from ..warmup import warmup
 
 PATIENCE = 2.0  # seconds; kernels that were compiled before take half of one to load
 COMPILED = {"cpu": "CPU", "triton": "GPU"}  # backends
@@ -44,7 +44,7 @@ def load_to_look(name: str | None, device: str | None = None) -> LoadedModel:
 
 
 def compile_kernels(device: torch.device, vocabulary: int, dtype: torch.dtype) -> None:
-    """Draw once from such logits. On a terminal the user is told why, where that takes long.
+    """Have kernels for such logits. On a terminal the user is told why, where that takes long.
 
     Without it the first token would seem to take seconds, the first time on a machine.
     """
@@ -58,6 +58,6 @@ def compile_kernels(device: torch.device, vocabulary: int, dtype: torch.dtype) -
     if console.is_terminal:
         notice.start()
     try:
-        sample(torch.zeros(1, vocabulary, dtype=dtype, device=device), seed=0)
+        warmup(vocabulary, dtype, device)
     finally:
         notice.cancel()

@@ -16,14 +16,14 @@ LINE = "Compiling the CPU kernels, once per machine\n"
 
 @pytest.fixture
 def draws(monkeypatch):
-    """What is drawn from, each draw as slow as compiling is; a backend that compiles."""
+    """What kernels are compiled for, slowly; a backend that compiles."""
     seen = []
 
-    def slow(logits, seed):
-        seen.append((logits.shape, logits.dtype))
+    def slow(vocabulary, dtype, device):
+        seen.append((vocabulary, dtype))
         time.sleep(0.3)
 
-    monkeypatch.setattr(waiting, "sample", slow)
+    monkeypatch.setattr(waiting, "warmup", slow)
     monkeypatch.setattr(waiting, "choose_backend", lambda name, device: "cpu")
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich: as on a terminal
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -35,7 +35,7 @@ def test_a_long_wait_is_explained(draws, monkeypatch, capsys, patience, shown):
     monkeypatch.setattr(waiting, "PATIENCE", patience)
     waiting.compile_kernels(CPU, 300, torch.bfloat16)
     assert capsys.readouterr().err == shown
-    assert draws == [((1, 300), torch.bfloat16)]
+    assert draws == [(300, torch.bfloat16)]
 
 
 def test_a_file_gets_no_explanation(draws, monkeypatch, capsys):
@@ -61,4 +61,4 @@ def test_the_textbook_compiles_nothing(draws, monkeypatch):
 )
 def test_commands_compile_before_they_show_anything(draws, folder, capsys, arguments, dtypes):
     assert main([*arguments, "The sky is", "--model", folder]) == 0
-    assert draws == [((1, 257), dtype) for dtype in dtypes]
+    assert draws == [(257, dtype) for dtype in dtypes]

@@ -1,0 +1,48 @@
+"""`warmup`: after it no call compiles anything."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from fused_sampler import SamplingParams, mask_logits, sample, softmax, warmup
+
+pytest.importorskip("numba", reason="needs the `cpu` extra")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_no_later_call_compiles(dtype):
+    from fused_sampler.kernels.cpu.rows import sample_rows
+
+    warmup(5, dtype)
+    compiled = list(sample_rows.signatures)
+    x = torch.randn(3, 70).to(dtype)
+    sample(x, 0.8, top_k=5, top_p=0.9, min_p=0.01, epsilon_cutoff=0.01, seed=torch.arange(3))
+    sample(x, return_info=True, num_samples=3)
+    softmax(x), mask_logits(x, top_p=0.5)
+    assert sample_rows.signatures == compiled
+
+
+def test_every_kernel_is_called_as_it_will_be(monkeypatch):
+    module = sys.modules[warmup.__module__]
+    calls = []
+    for name in ("sample", "softmax", "mask_logits"):
+        monkeypatch.setattr(module, name, lambda *args, _name=name, **kw: calls.append((_name, kw)))
+    params = SamplingParams(top_k=5)
+    warmup(100, batch=2, backend="torch", params=params, seed=3)
+    both = {"params": params, "backend": "torch"}
+    assert calls == [
+        ("sample", {**both, "seed": 3, "return_info": False}),
+        ("sample", {**both, "seed": 3, "return_info": True}),
+        ("mask_logits", both),
+        ("softmax", {"backend": "torch"}),
+    ]
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="top_p is -1"):
+        warmup(100, top_p=-1.0)
+    with pytest.raises(ValueError, match="vocabulary of 0"):
+        warmup(0)
