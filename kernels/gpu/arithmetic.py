@@ -1,4 +1,4 @@
-"""The contract's arithmetic as device functions: keys, weights, block scales, sums in five bytes.
+"""The contract's arithmetic as device functions: keys, weights, block scales.
 
 PyTorch twin: `fused_sampler.contract.mass`. Everything here is compiled without fused
 multiply-add, so that each operation rounds once, as it does on the host (contract section 3).
@@ -12,9 +12,6 @@ import triton.language as tl
 from fused_sampler import params
 from fused_sampler.contract import mass
 
-from ._compat import accept_disable_licm
-
-accept_disable_licm()
 BLOCK = tl.constexpr(mass.BLOCK)  # ids a block
 BEST_MASS = tl.constexpr(float(mass.BEST_MASS))
 LOG2_E = tl.constexpr(mass.LOG2_E)
@@ -39,6 +36,12 @@ def key_of(x, SHIFT: tl.constexpr):
     """
     bits = x.to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> SHIFT
+
+
+@triton.jit
+def lowest_key(SHIFT: tl.constexpr):
+    """The key of the lowest finite logit."""
+    return key_of(tl.full([], LOWEST_FLOAT, tl.float32), SHIFT)
 
 
 @triton.jit
@@ -95,26 +98,3 @@ def block_scale(block_max, row_max, c):
 def scale_sums(sums, mantissa, shift):
     """Sums of weights inside a block, int64, in units of mass."""
     return (sums * mantissa) >> shift
-
-
-@triton.jit
-def load_sums(low_ptr, high_ptr, offs, mask):
-    """Sums of weights, at most 2**36, int64; 0 where masked."""
-    low = tl.load(low_ptr + offs, mask=mask, other=0).to(tl.int64) & 0xFFFFFFFF
-    return (tl.load(high_ptr + offs, mask=mask, other=0).to(tl.int64) << 32) | low
-
-
-@triton.jit
-def store_sums(low_ptr, high_ptr, offs, sums, mask):
-    """Keep sums in five bytes: 32 bits and 8."""
-    tl.store(low_ptr + offs, sums.to(tl.int32), mask=mask)
-    tl.store(high_ptr + offs, (sums >> 32).to(tl.int8), mask=mask)
-
-
-@triton.jit
-def of_row(values, pid_b, stride, by_value: tl.constexpr, dtype: tl.constexpr):
-    """A row's value of a parameter: from a tensor [B], or the one number for all rows."""
-    if by_value:
-        return tl.zeros([], dtype) + values  # a tensor: the interpreter has plain floats
-    else:
-        return tl.load(values + pid_b * stride).to(dtype)

@@ -105,20 +105,26 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
 def specialized(kernel: JITFunction, values: dict[str, Any], target: GPUTarget) -> ASTSource:
     """The source with types, constants and attributes as `kernel[grid](...)` would give it."""
     signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(kernel.params):
-        name, value = parameter.name, values[parameter.name]
-        specialize = not parameter.do_not_specialize
-        is_constant = parameter.is_constexpr
-        signature[name] = "constexpr" if is_constant else mangle_type(value, specialize)
-        if signature[name] == "constexpr":  # None, and an integer 1, too
-            constants[name] = value
+
+    def describe(path: tuple[int, ...], value: Any, kind: Any, specialize: bool) -> None:
+        if isinstance(kind, tuple):  # a NamedTuple: Triton specializes what is in it, come what may
+            for i, pair in enumerate(zip(value, kind, strict=True)):
+                describe((*path, i), *pair, True)
+        elif kind == "constexpr":  # None, and an integer 1, too
+            constants[path] = value
         elif specialize and not isinstance(value, float):
             tensor = isinstance(value, torch.Tensor)
-            attributes[i,] = []
+            attributes[path] = []
             if (value.data_ptr() if tensor else value) % 16 == 0:
-                attributes[i,].append(["tt.divisibility", 16])
+                attributes[path].append(["tt.divisibility", 16])
             if target.backend == "hip" and tensor and value.untyped_storage().nbytes() < 2**31:
-                attributes[i,].append(["tt.pointer_range", 32])
+                attributes[path].append(["tt.pointer_range", 32])
+
+    for i, parameter in enumerate(kernel.params):
+        value, specialize = values[parameter.name], not parameter.do_not_specialize
+        kind = "constexpr" if parameter.is_constexpr else mangle_type(value, specialize)
+        signature[parameter.name] = kind
+        describe((i,), value, kind, specialize)
     return ASTSource(kernel, signature, constants, attributes)
 
 

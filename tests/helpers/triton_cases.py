@@ -37,9 +37,9 @@ def settled(logits: torch.Tensor, seed: Any = 0, **params: Any) -> list[torch.Te
     """All that the two launches say: tokens, log-probabilities, counts, and the kept sets."""
     rows = resolve_rows(logits, **params)
     draws = resolve_draws(seed, 3, 1, None, len(logits), logits.device)
-    state = launch._summarize_and_draw(logits, rows, draws, info=True)
-    kept = logits.float() >= state.thresholds[:, None]
-    return [*state.output, kept]
+    output, _, row_state = launch._summarize_and_draw(logits, rows, draws, info=True)
+    kept = logits.float() >= row_state.thresholds_ptr[:, None]
+    return [*output, kept]
 
 
 def assert_equals_reference(logits: torch.Tensor, **params: Any) -> None:
