@@ -26,6 +26,7 @@ class Filters(NamedTuple):
     top_k: Any  # int64 in [1, V]; V is off
     top_p: Any  # fp64 (widened fp32) in [0, 1]; 1 is off
     min_p: Any  # fp32 log2(min_p); -inf is off
+    epsilon_cutoff: Any  # fp32 log2(epsilon); -inf is off; None: of all rows, and not compiled in
 
 
 class Table(NamedTuple):
@@ -90,8 +91,12 @@ def of_row(column, pid_b, dtype: tl.constexpr):
 @triton.jit
 def filters_of_row(filters, pid_b):
     """A row's filters."""
+    epsilon_cutoff = None
+    if filters.epsilon_cutoff is not None:
+        epsilon_cutoff = of_row(filters.epsilon_cutoff, pid_b, tl.float32)
     return Filters(
         of_row(filters.top_k, pid_b, tl.int32),
         of_row(filters.top_p, pid_b, tl.float32),
         of_row(filters.min_p, pid_b, tl.float32),
+        epsilon_cutoff,
     )

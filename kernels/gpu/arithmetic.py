@@ -98,3 +98,23 @@ def block_scale(block_max, row_max, c):
 def scale_sums(sums, mantissa, shift):
     """Sums of weights inside a block, int64, in units of mass."""
     return (sums * mantissa) >> shift
+
+
+@triton.jit
+def log2_mass(mass):
+    """log2 of a mass (int64, at least the best token's) in units of the best token's, fp64.
+
+    32 bits behind the point, by squaring, as the contract has it.
+    """
+    n = tl.zeros([], tl.int64)  # where the highest bit stands: at 40, or higher
+    for i in tl.static_range(6):
+        half = 32 >> i
+        n += half * ((mass >> (n + half)) > 0).to(tl.int64)
+    y = (mass >> (n - 31)).to(tl.uint64)  # 1 to 2, 31 bits behind the point
+    bits = n
+    for _ in range(32):
+        y = (y * y) >> 31
+        bit = y >> 32
+        y = y >> bit
+        bits = bits * 2 + bit.to(tl.int64)
+    return bits.to(tl.float64) * (1.0 / 4294967296.0) - 40.0

@@ -6,6 +6,7 @@ Nothing here reads device memory, so nothing waits for the device.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ class Sizes(NamedTuple):
 
 
 SIZES = Sizes()
+OFF = -math.inf  # log2 of 0
 _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
 
 
@@ -88,7 +90,7 @@ def _summarize_and_draw(
         asked = Info(raw, empty(torch.int32, batch, splits), *output[1:])
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
-    filters = Filters(*(_column(rows.filters[name], logits) for name in Filters._fields))
+    filters = _filters(rows, logits)
     words = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
@@ -152,3 +154,10 @@ def _operand(values: int | torch.Tensor | None, logits: torch.Tensor) -> tuple[A
 def _column(values: torch.Tensor, logits: torch.Tensor) -> Column:
     operand, stride = _operand(values, logits)
     return Column(float(operand) if stride is None else operand, stride)
+
+
+def _filters(rows: RowParams, logits: torch.Tensor) -> Filters:
+    """The filters' columns; None for what no row uses, where the kernels can do without."""
+    filters = Filters(**{name: _column(values, logits) for name, values in rows.filters.items()})
+    epsilon, stride = filters.epsilon_cutoff
+    return filters._replace(epsilon_cutoff=None) if stride is None and epsilon == OFF else filters
