@@ -91,7 +91,7 @@ def of_row(column, pid_b, dtype: tl.constexpr):
 @triton.jit
 def filters_of_row(filters, pid_b):
     """A row's filters."""
-    epsilon_cutoff = None
+    epsilon_cutoff = tl.full([], -float("inf"), tl.float32)  # what it brings is compiled away
     if filters.epsilon_cutoff is not None:
         epsilon_cutoff = of_row(filters.epsilon_cutoff, pid_b, tl.float32)
     return Filters(

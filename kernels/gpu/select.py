@@ -1,9 +1,9 @@
 """Step 2, select: the threshold of the filters, exactly (device functions).
 
 Every filter keeps the logits from a threshold up (contract section 4). By count or by mass that is
-the largest key at which a measure of {x >= key} reaches what is needed: the count reaches k (top-k),
-or the mass reaches P = max(1, ceil(p * mass(K))) (top-p). By value it is the lowest key whose
-(x - max) * c is not below a number: log2(min_p), or log2(epsilon) + log2(mass(K)).
+the largest key at which a measure of {x >= key} reaches what is needed: the count reaches k, or the
+mass reaches P = max(1, ceil(p * mass(K))). By value it is the lowest key whose (x - max) * c is not
+below a number: log2(min_p), or log2(epsilon) + log2(mass(K)).
 
     bracket  low <= threshold < high, from the block table (`bracket.py`)
     collect  the logits in the bracket into a list in scratch memory (`collect.py`)
@@ -14,8 +14,8 @@ or the mass reaches P = max(1, ceil(p * mass(K))) (top-p). By value it is the lo
 Traffic: the blocks that reach `low`, once where the list holds what is in question: with top-k,
 64 k / V of the row. Top-p reuses that list where it holds all of K. The epsilon cutoff reads the
 blocks that it keeps something of again, if it drops anything. However flat or tied the logits,
-top-k or top-p needs at most 12 reads in all; both together 21, where each threshold hides in a crowd
-of its own.
+top-k or top-p needs at most 12 reads in all; both together 21, where each threshold hides in a
+crowd of its own.
 Races: each step that writes what others read ends with a barrier.
 PyTorch twin: `kept_set` in `fused_sampler.contract.reference`.
 """
@@ -37,10 +37,8 @@ from .table import load_group_mass
 @triton.jit
 def filtered(filters, vocab_size):
     """Whether a row has a filter that is on."""
-    on = (filters.top_k < vocab_size) | (filters.top_p < 1) | (filters.min_p > -float("inf"))
-    if filters.epsilon_cutoff is not None:
-        on |= filters.epsilon_cutoff > -float("inf")
-    return on
+    by_value = (filters.min_p > -float("inf")) | (filters.epsilon_cutoff > -float("inf"))
+    return (filters.top_k < vocab_size) | (filters.top_p < 1) | by_value
 
 
 @triton.jit
@@ -126,17 +124,9 @@ def select(row, filters, SHAPE: tl.constexpr):
     elif has_min_p & (has_k == 0):
         low = floor
         kept = collect(row, low, low, SHAPE).sure_count
-    if filters.epsilon_cutoff is not None:
-        low, kept = cut_epsilon(row, filters.epsilon_cutoff, low, kept, SHAPE)
-    return low, kept
-
-
-@triton.jit
-def cut_epsilon(row, log2_epsilon, low, kept, SHAPE: tl.constexpr):
-    """`low` and `kept` of `select` once the tokens less probable than epsilon are dropped."""
-    if log2_epsilon > -float("inf"):
+    if filters.epsilon_cutoff > -float("inf"):
         mass = tl.sum(load_group_mass(row, row.table, low, row.c, SHAPE))
-        least = least_probable(log2_epsilon, mass)
+        least = least_probable(filters.epsilon_cutoff, mass)
         threshold = value_key(row, least, low, SHAPE.SHIFT)
         if (threshold > low) | (kept == 0):
             low = threshold
