@@ -31,10 +31,13 @@ def most_above(row, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def pivot(low, high, j, by_value, spread_from, SHIFT: tl.constexpr):
-    """The key `j / PIVOTS` of the way from `low` to `high`, or that of the value there."""
+def pivot(low, high, j, spread_from, SHIFT: tl.constexpr):
+    """The key `j / PIVOTS` of the way from `low` to `high`, or that of the value there.
+
+    Values count from `spread_from` up; infinity stands for keys.
+    """
     key = (low + ((high.to(tl.int64) - low) * j) // PIVOTS).to(tl.int32)
-    if by_value:
+    if spread_from < float("inf"):
         a = tl.maximum(value_of(low, SHIFT), spread_from)
         b = value_of(high - 1, SHIFT)
         part = (b * 0.5 - a * 0.5) * (j * (1.0 / PIVOTS))  # half: the difference may be infinite
@@ -43,7 +46,7 @@ def pivot(low, high, j, by_value, spread_from, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def refine(row, low, high, MEASURE: tl.constexpr, need, by_value, spread_from, SHAPE: tl.constexpr):
+def refine(row, low, high, MEASURE: tl.constexpr, need, spread_from, SHAPE: tl.constexpr):
     """A sixteenth of the bracket [low, high) that still encloses the threshold, and its count."""
     pivots = tl.arange(0, PIVOTS)
     count = tl.full([SHAPE.TILE, PIVOTS], 0, tl.int32)
@@ -60,7 +63,7 @@ def refine(row, low, high, MEASURE: tl.constexpr, need, by_value, spread_from, S
                 weights = token_weights(x, block_max[:, None], row.c)
                 mantissa, shift = block_scale(block_max, row.max, row.c)
             for i in range(PIVOTS):
-                above = key >= pivot(low, high, i + 1, by_value, spread_from, SHAPE.SHIFT)
+                above = key >= pivot(low, high, i + 1, spread_from, SHAPE.SHIFT)
                 here = (pivots == i)[None, :]
                 count += tl.where(here, tl.sum(above.to(tl.int32), axis=1)[:, None], 0)
                 if MEASURE == MASS:
@@ -73,6 +76,6 @@ def refine(row, low, high, MEASURE: tl.constexpr, need, by_value, spread_from, S
     count_low = tl.sum(tl.where(pivots == steps - 1, count_from, 0))
     count_low = tl.where(steps == 0, tl.sum(everything), count_low)
     count_high = tl.sum(tl.where(pivots == steps, count_from, 0))
-    new_low = tl.where(steps == 0, low, pivot(low, high, steps, by_value, spread_from, SHAPE.SHIFT))
-    new_high = pivot(low, high, steps + 1, by_value, spread_from, SHAPE.SHIFT)
+    new_low = tl.where(steps == 0, low, pivot(low, high, steps, spread_from, SHAPE.SHIFT))
+    new_high = pivot(low, high, steps + 1, spread_from, SHAPE.SHIFT)
     return new_low, new_high, count_low - count_high

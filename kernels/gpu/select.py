@@ -62,15 +62,14 @@ def list_bracket(row, low, high, crowded, MEASURE: tl.constexpr, need, SHAPE: tl
     It is refined until the list holds what lies in it. `crowded`: it does not, for sure.
     """
     spread_from = most_above(row, SHAPE.SHIFT)
-    by_value = True
     found = Found(SHAPE.LIST + 1, 0, tl.zeros([], tl.int64))
     while found.listed > SHAPE.LIST:
         if low + 1 >= high:  # one key is left: all that reach it are kept
             high = low
             crowded = False
         if crowded:
-            low, high, count = refine(row, low, high, MEASURE, need, by_value, spread_from, SHAPE)
-            by_value = False
+            low, high, count = refine(row, low, high, MEASURE, need, spread_from, SHAPE)
+            spread_from = float("inf")
             crowded = count > SHAPE.LIST
         else:
             found = collect(row, low, high, SHAPE)
