@@ -1,4 +1,4 @@
-"""The contract's arithmetic as device functions: keys, weights, block scales, sums in five bytes.
+"""The contract's arithmetic as device functions: keys, weights, block scales.
 
 PyTorch twin: `fused_sampler.contract.mass`. Everything here is compiled without fused
 multiply-add, so that each operation rounds once, as it does on the host (contract section 3).
@@ -12,9 +12,6 @@ import triton.language as tl
 from fused_sampler import params
 from fused_sampler.contract import mass
 
-from ._compat import accept_disable_licm
-
-accept_disable_licm()
 BLOCK = tl.constexpr(mass.BLOCK)  # ids a block
 BEST_MASS = tl.constexpr(float(mass.BEST_MASS))
 LOG2_E = tl.constexpr(mass.LOG2_E)
@@ -39,6 +36,12 @@ def key_of(x, SHIFT: tl.constexpr):
     """
     bits = x.to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> SHIFT
+
+
+@triton.jit
+def lowest_key(SHIFT: tl.constexpr):
+    """The key of the lowest finite logit."""
+    return key_of(tl.full([], LOWEST_FLOAT, tl.float32), SHIFT)
 
 
 @triton.jit
@@ -98,23 +101,20 @@ def scale_sums(sums, mantissa, shift):
 
 
 @triton.jit
-def load_sums(low_ptr, high_ptr, offs, mask):
-    """Sums of weights, at most 2**36, int64; 0 where masked."""
-    low = tl.load(low_ptr + offs, mask=mask, other=0).to(tl.int64) & 0xFFFFFFFF
-    return (tl.load(high_ptr + offs, mask=mask, other=0).to(tl.int64) << 32) | low
+def log2_mass(mass):
+    """log2 of a mass (int64, at least the best token's) in units of the best token's, fp64.
 
-
-@triton.jit
-def store_sums(low_ptr, high_ptr, offs, sums, mask):
-    """Keep sums in five bytes: 32 bits and 8."""
-    tl.store(low_ptr + offs, sums.to(tl.int32), mask=mask)
-    tl.store(high_ptr + offs, (sums >> 32).to(tl.int8), mask=mask)
-
-
-@triton.jit
-def of_row(values, pid_b, stride, by_value: tl.constexpr, dtype: tl.constexpr):
-    """A row's value of a parameter: from a tensor [B], or the one number for all rows."""
-    if by_value:
-        return tl.zeros([], dtype) + values  # a tensor: the interpreter has plain floats
-    else:
-        return tl.load(values + pid_b * stride).to(dtype)
+    32 bits behind the point, by squaring, as the contract has it.
+    """
+    n = tl.zeros([], tl.int64)  # where the highest bit stands: at 40, or higher
+    for i in tl.static_range(6):
+        half = 32 >> i
+        n += half * ((mass >> (n + half)) > 0).to(tl.int64)
+    y = (mass >> (n - 31)).to(tl.uint64)  # 1 to 2, 31 bits behind the point
+    bits = n
+    for _ in range(32):
+        y = (y * y) >> 31
+        bit = y >> 32
+        y = y >> bit
+        bits = bits * 2 + bit.to(tl.int64)
+    return bits.to(tl.float64) * (1.0 / 4294967296.0) - 40.0

@@ -18,23 +18,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .arguments import Column, Row, Table, filters_of_row, of_row
 from .arithmetic import (
     BEST_MASS,
     BLOCK,
     GREEDY_BELOW,
     LOG2_E,
-    LOWEST_FLOAT,
     block_scale,
     key_of,
-    load_sums,
-    of_row,
+    lowest_key,
     scale_sums,
     token_weights,
     value_of,
     widen,
 )
-from .select import select
-from .table import load_block_key, load_group_key, load_group_mass
+from .select import filtered, select
+from .table import load_block_key, load_group_key, load_group_mass, load_sums
 
 
 @triton.jit
@@ -57,30 +56,17 @@ def log_probability(below_max, mass):
 
 
 @triton.jit
-def block_of(
-    maxima_ptr,
-    sums_low_ptr,
-    sums_high_ptr,
-    group,
-    left,
-    row_max,
-    threshold,
-    greedy,
-    c,
-    num_blocks,
-    PER_GROUP: tl.constexpr,
-    SHIFT: tl.constexpr,
-):
+def block_of(row, group, left, threshold, greedy, SHAPE: tl.constexpr):
     """The block of a group in which a prefix of masses passes `left`, and what is left in it."""
-    block = group * PER_GROUP
-    if PER_GROUP > 1:
+    block = group * SHAPE.PER_GROUP
+    if SHAPE.PER_GROUP > 1:
         found = block < 0
-        for j in range(PER_GROUP):
-            n = group * PER_GROUP + j
-            block_key = load_block_key(maxima_ptr, n, num_blocks, SHIFT)
+        for j in range(SHAPE.PER_GROUP):
+            n = group * SHAPE.PER_GROUP + j
+            block_key = load_block_key(row.table, n, row.num_blocks, SHAPE.SHIFT)
             reach = block_key >= threshold
-            sums = load_sums(sums_low_ptr, sums_high_ptr, n, (n < num_blocks) & reach)
-            mantissa, shift = block_scale(value_of(block_key, SHIFT), row_max, c)
+            sums = load_sums(row.table, n, (n < row.num_blocks) & reach)
+            mantissa, shift = block_scale(value_of(block_key, SHAPE.SHIFT), row.max, row.c)
             mass = scale_sums(sums, mantissa, shift)
             if greedy:
                 mass = reach.to(tl.int64)
@@ -92,163 +78,102 @@ def block_of(
 
 
 @triton.jit
-def token_of(
-    logits_ptr,
-    block,
-    left,
-    row_max,
-    threshold,
-    c,
-    vocab_size,
-    BLOCK: tl.constexpr,
-    SHIFT: tl.constexpr,
-):
+def token_of(row, block, left, threshold, SHIFT: tl.constexpr):
     """The id at which the masses inside a block pass `left`, and its logit."""
+    logits_ptr = row.logits_ptr
     lanes = tl.arange(0, BLOCK)
     offs_v = block * BLOCK + lanes
-    x = widen(tl.load(logits_ptr + offs_v, mask=offs_v < vocab_size, other=-float("inf")))
+    x = widen(tl.load(logits_ptr + offs_v, mask=offs_v < row.vocab_size, other=-float("inf")))
     block_max = tl.max(x, axis=0)
-    mantissa, shift = block_scale(block_max, row_max, c)
-    kept = tl.where(key_of(x, SHIFT) >= threshold, token_weights(x, block_max, c), 0)
+    mantissa, shift = block_scale(block_max, row.max, row.c)
+    kept = tl.where(key_of(x, SHIFT) >= threshold, token_weights(x, block_max, row.c), 0)
     upto = scale_sums(tl.cumsum(kept.to(tl.int64), 0), mantissa, shift)
     lane = tl.sum((upto <= left).to(tl.int32))
     return block * BLOCK + lane, tl.sum(tl.where(lanes == lane, x, 0.0))
 
 
-@triton.jit(
-    do_not_specialize=["top_k_ptr", "seed_ptr", "step_ptr", "stream_ptr", "num_samples", "splits"]
-)
+@triton.jit(do_not_specialize=["seed_ptr", "step_ptr", "stream_ptr", "num_samples", "splits"])
 def _draw_kernel(
     logits_ptr,  # [B, V] fp32 | bf16 | fp16
-    temperature_ptr,  # [B] fp32, or one number; so are the next four
-    c_ptr,  # fp32
-    top_k_ptr,  # int64
-    top_p_ptr,  # fp64
-    min_p_log2_ptr,  # fp32
-    seed_ptr,  # [B] int64, or one number
-    step_ptr,  # [B] int64, or one number
-    stream_ptr,  # [B] int64, one number, or None: the row's own number
-    maxima_ptr,  # [B, N] like logits
-    sums_low_ptr,  # [B, N] int32
-    sums_high_ptr,  # [B, N] int8
-    raw_low_ptr,  # [B, N] int32
-    raw_high_ptr,  # [B, N] int8
-    allowed_ptr,  # [B, splits] int32
+    temperature,  # Column fp32, as are the next two
+    c,
+    filters,  # Filters of Columns
+    seed_ptr,  # [B] int64, or one number, as are the next two
+    step_ptr,
+    stream_ptr,  # or None: the row's own number
+    table,  # Table [B, N]
     list_ptr,  # [B, 2 * LIST + GROUPS] int32
     tokens_ptr,  # [B, num_samples] int64
-    row_max_ptr,  # [B] fp32; NaN for an invalid row
-    thresholds_ptr,  # [B] fp32: the lowest logit that is kept
-    masses_ptr,  # [B] int64: of the kept tokens
-    logprobs_ptr,  # [B, num_samples] fp32
-    raw_logprobs_ptr,  # [B, num_samples] fp32
-    kept_ptr,  # [B] int64
+    settled,  # Settled [B]
+    info,  # Info, or None
     logits_stride_b,
-    seed_stride,
+    seed_stride,  # None: a number
     step_stride,
+    stream_stride,
     vocab_size,
     num_blocks,
     num_samples,
     splits,
-    BY_VALUE: tl.constexpr,  # a bit for each of the eight
-    INFO: tl.constexpr,
-    GROUPS: tl.constexpr,
-    PER_GROUP: tl.constexpr,
-    LIST: tl.constexpr,
-    TILE: tl.constexpr,
-    SHIFT: tl.constexpr,
+    SHAPE: tl.constexpr,
 ):
     pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
-    greedy = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32) < GREEDY_BELOW
-    c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
-    top_k = of_row(top_k_ptr, pid_b, 1, BY_VALUE & 4, tl.int32)
-    top_p = of_row(top_p_ptr, pid_b, 1, BY_VALUE & 8, tl.float32)
-    min_p_log2 = of_row(min_p_log2_ptr, pid_b, 1, BY_VALUE & 16, tl.float32)
-    logits_ptr += pid_b * logits_stride_b
-    maxima_ptr += pid_b * num_blocks
-    sums_low_ptr += pid_b * num_blocks
-    sums_high_ptr += pid_b * num_blocks
-    list_ptr += pid_b * (2 * LIST + GROUPS)
-
-    group_key = load_group_key(maxima_ptr, num_blocks, GROUPS, PER_GROUP, SHIFT)
-    row_max = value_of(tl.max(group_key, axis=0), SHIFT)
-    valid = (row_max < float("inf")) & (row_max > -float("inf"))
-    c = tl.where(greedy, LOG2_E, c)  # any: only the maximum is kept, of weight 2**30
-    threshold = key_of(tl.minimum(row_max, LOWEST_FLOAT), SHIFT)  # of the lowest finite logit
+    temperature = of_row(temperature, pid_b, tl.float32)
+    c = of_row(c, pid_b, tl.float32)
+    filters = filters_of_row(filters, pid_b)
+    greedy = temperature < GREEDY_BELOW
+    table = Table(
+        table.maxima_ptr + pid_b * num_blocks,
+        table.sums_low_ptr + pid_b * num_blocks,
+        table.sums_high_ptr + pid_b * num_blocks,
+    )
+    list_ptr += pid_b * (2 * SHAPE.LIST + SHAPE.GROUPS)
+    group_key = load_group_key(table, num_blocks, SHAPE)
+    row = Row(
+        logits_ptr + pid_b * logits_stride_b,
+        table,
+        list_ptr,
+        list_ptr + 2 * SHAPE.LIST,
+        group_key,
+        value_of(tl.max(group_key, axis=0), SHAPE.SHIFT),
+        tl.where(greedy, LOG2_E, c),  # any: only the maximum is kept, of weight 2**30
+        vocab_size,
+        num_blocks,
+    )
+    valid = (row.max < float("inf")) & (row.max > -float("inf"))
+    threshold = lowest_key(SHAPE.SHIFT)
     kept = 0
-    filtered = (top_k < vocab_size) | (top_p < 1) | (min_p_log2 > -float("inf"))
     if greedy:
-        threshold = key_of(row_max, SHIFT)
+        threshold = key_of(row.max, SHAPE.SHIFT)
         kept = 1
-    elif valid & filtered:
-        threshold, kept = select(
-            logits_ptr,
-            maxima_ptr,
-            sums_low_ptr,
-            sums_high_ptr,
-            list_ptr,
-            list_ptr + 2 * LIST,
-            group_key,
-            row_max,
-            c,
-            top_k,
-            top_p,
-            min_p_log2,
-            vocab_size,
-            num_blocks,
-            GROUPS,
-            PER_GROUP,
-            LIST,
-            TILE,
-            SHIFT,
-        )
-    elif INFO:
+    elif valid & filtered(filters, vocab_size):
+        threshold, kept = select(row, filters, SHAPE)
+    elif info is not None:
         for s in range(splits):
-            kept += tl.load(allowed_ptr + pid_b * splits + s)
+            kept += tl.load(info.allowed_ptr + pid_b * splits + s)
 
-    reach = (group_key >= threshold).to(tl.int64)
     if greedy:
-        group_mass = reach
+        group_mass = (group_key >= threshold).to(tl.int64)
     else:
-        group_mass = load_group_mass(
-            maxima_ptr,
-            sums_low_ptr,
-            sums_high_ptr,
-            group_key,
-            row_max,
-            threshold,
-            c,
-            num_blocks,
-            GROUPS,
-            PER_GROUP,
-            SHIFT,
-        )
+        group_mass = load_group_mass(row, table, threshold, row.c, SHAPE)
     mass = tl.sum(group_mass)
     upto = tl.cumsum(group_mass, 0)
-    groups = tl.arange(0, GROUPS)
-    tl.store(row_max_ptr + pid_b, tl.where(valid, row_max, float("nan")))
-    tl.store(thresholds_ptr + pid_b, value_of(threshold, SHIFT))
-    tl.store(masses_ptr + pid_b, mass)
-    seed = of_row(seed_ptr, pid_b, seed_stride, BY_VALUE & 32, tl.int64)
-    step = of_row(step_ptr, pid_b, step_stride, BY_VALUE & 64, tl.int64)
+    groups = tl.arange(0, SHAPE.GROUPS)
+    tl.store(settled.row_max_ptr + pid_b, tl.where(valid, row.max, float("nan")))
+    tl.store(settled.thresholds_ptr + pid_b, value_of(threshold, SHAPE.SHIFT))
+    tl.store(settled.masses_ptr + pid_b, mass)
+    seed = of_row(Column(seed_ptr, seed_stride), pid_b, tl.int64)
+    step = of_row(Column(step_ptr, step_stride), pid_b, tl.int64)
     stream = pid_b
     if stream_ptr is not None:
-        stream = of_row(stream_ptr, pid_b, 1, BY_VALUE & 128, tl.int64)
-    if INFO:
-        raw = load_group_mass(
-            maxima_ptr,
-            raw_low_ptr + pid_b * num_blocks,
-            raw_high_ptr + pid_b * num_blocks,
-            group_key,
-            row_max,
-            key_of(tl.minimum(row_max, LOWEST_FLOAT), SHIFT),
-            LOG2_E,
-            num_blocks,
-            GROUPS,
-            PER_GROUP,
-            SHIFT,
+        stream = of_row(Column(stream_ptr, stream_stride), pid_b, tl.int64)
+    if info is not None:
+        raw = Table(
+            table.maxima_ptr,
+            info.raw.sums_low_ptr + pid_b * num_blocks,
+            info.raw.sums_high_ptr + pid_b * num_blocks,
         )
-        raw_mass = tl.sum(raw)
-        tl.store(kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
+        raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))
+        tl.store(info.kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
 
     for draw in range(num_samples):
         bits = random_bits(seed, step, stream, draw)
@@ -256,30 +181,14 @@ def _draw_kernel(
         left = tl.where(greedy, 0, left)
         group = tl.sum((upto <= left).to(tl.int32))
         left -= tl.sum(tl.where(groups < group, group_mass, 0))
-        block, left = block_of(
-            maxima_ptr,
-            sums_low_ptr,
-            sums_high_ptr,
-            group,
-            left,
-            row_max,
-            threshold,
-            greedy,
-            c,
-            num_blocks,
-            PER_GROUP,
-            SHIFT,
-        )
-        token, x = token_of(
-            logits_ptr, block, left, row_max, threshold, c, vocab_size, BLOCK, SHIFT
-        )
+        block, left = block_of(row, group, left, threshold, greedy, SHAPE)
+        token, x = token_of(row, block, left, threshold, SHAPE.SHIFT)
         place = pid_b * num_samples + draw
         tl.store(tokens_ptr + place, tl.where(valid, token, -1).to(tl.int64))
-        if INFO:
-            temperature = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32)
-            below_max = x.to(tl.float64) - row_max.to(tl.float64)
+        if info is not None:
+            below_max = x.to(tl.float64) - row.max.to(tl.float64)
             logprob = log_probability(below_max / temperature.to(tl.float64), mass)
             logprob = tl.where(greedy, 0.0, logprob)
             raw_logprob = log_probability(below_max, raw_mass)
-            tl.store(logprobs_ptr + place, tl.where(valid, logprob, float("nan")))
-            tl.store(raw_logprobs_ptr + place, tl.where(valid, raw_logprob, float("nan")))
+            tl.store(info.logprobs_ptr + place, tl.where(valid, logprob, float("nan")))
+            tl.store(info.raw_logprobs_ptr + place, tl.where(valid, raw_logprob, float("nan")))

@@ -6,6 +6,7 @@ Nothing here reads device memory, so nothing waits for the device.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from fused_sampler.contract.mass import BLOCK
 from fused_sampler.output import SampleOutput
 from fused_sampler.params import RowParams
 
+from .arguments import Column, Filters, Info, Settled, Shape, Table
 from .draw import _draw_kernel
 from .summarize import _summarize_kernel
 from .write import _write_kernel
@@ -34,12 +36,14 @@ class Sizes(NamedTuple):
 
 
 SIZES = Sizes()
+OFF = -math.inf  # log2 of 0
 _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
 
 
 def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> SampleOutput:
     """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts. Two launches."""
-    return _summarize_and_draw(logits, rows, draws, info).output
+    output, _, _ = _summarize_and_draw(logits, rows, draws, info)
+    return output
 
 
 def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
@@ -52,86 +56,76 @@ def mask_logits(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     return _write(logits, rows, probabilities=False)
 
 
-class _Settled(NamedTuple):
-    """What the two launches leave."""
-
-    output: SampleOutput
-    params: list[Any]  # as the kernels take them
-    maxima: torch.Tensor  # [B, N] like logits
-    row_max: torch.Tensor  # [B] fp32; NaN for an invalid row
-    thresholds: torch.Tensor  # [B] fp32
-    masses: torch.Tensor  # [B] int64
-
-
 def _summarize_and_draw(
     logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool
-) -> _Settled:
+) -> tuple[SampleOutput, Table, Settled]:
     batch, vocab = logits.shape
     num_blocks = triton.cdiv(vocab, BLOCK)
     tiles, splits = _split(batch, num_blocks)
     groups = max(16, min(SIZES.groups, triton.next_power_of_2(num_blocks)))
+    shape = Shape(
+        GROUPS=groups,
+        PER_GROUP=triton.cdiv(num_blocks, groups),
+        LIST=SIZES.list,
+        TILE=SIZES.tile,
+        SHIFT=_SHIFTS[logits.dtype],
+    )
 
     def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         return logits.new_empty(shape, dtype=dtype)
 
-    table = batch, num_blocks
-    maxima = empty(logits.dtype, *table)
-    sums = empty(torch.int32, *table), empty(torch.int8, *table)
-    raw = (empty(torch.int32, *table), empty(torch.int8, *table)) if info else sums
-    scratch = empty(torch.int32, batch, 2 * SIZES.list + groups)
-    tokens = empty(torch.int64, batch, draws.num_samples)
-    row_max, thresholds = empty(torch.float32, 2, batch)
-    masses = empty(torch.int64, batch)
-    allowed, logprobs, raw_logprobs, kept = scratch, row_max, row_max, masses  # not written
-    if info:
-        allowed = empty(torch.int32, batch, splits)
-        logprobs, raw_logprobs = (empty(torch.float32, *tokens.shape) for _ in range(2))
-        kept = empty(torch.int64, batch)
+    def sums() -> tuple[torch.Tensor, torch.Tensor]:
+        return empty(torch.int32, batch, num_blocks), empty(torch.int8, batch, num_blocks)
 
-    params = _operands(rows, logits)
-    seed, step = _operand(draws.seed, logits), _operand(draws.step, logits)
-    strides = _stride(draws.seed), _stride(draws.step)
-    stream = None if draws.stream is None else _operand(draws.stream, logits)
+    table = Table(empty(logits.dtype, batch, num_blocks), *sums())
+    scratch = empty(torch.int32, batch, 2 * SIZES.list + groups)
+    row_max, thresholds = empty(torch.float32, 2, batch)
+    settled = Settled(row_max, thresholds, empty(torch.int64, batch))
+    output = SampleOutput(empty(torch.int64, batch, draws.num_samples))
+    asked = None
+    if info:
+        logprobs, raw_logprobs = (empty(torch.float32, *output.tokens.shape) for _ in range(2))
+        output = SampleOutput(output.tokens, logprobs, raw_logprobs, empty(torch.int64, batch))
+        raw = Table(table.maxima_ptr, *sums())
+        asked = Info(raw, empty(torch.int32, batch, splits), *output[1:])
+
+    temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
+    filters = _filters(rows, logits)
+    words = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
-            logits, *params,
-            maxima, *sums, *raw, allowed,
-            logits.stride(0), vocab, num_blocks, tiles,
-            BY_VALUE=_by_value(*params), INFO=info, ROWS=SIZES.rows,
+            logits, temperature, c, filters, table, asked,
+            logits.stride(0), vocab, num_blocks, tiles, ROWS=SIZES.rows,
             num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
         _draw_kernel[(batch,)](
-            logits, *params, seed, step, stream,
-            maxima, *sums, *raw, allowed, scratch,
-            tokens, row_max, thresholds, masses, logprobs, raw_logprobs, kept,
-            logits.stride(0), *strides, vocab, num_blocks, draws.num_samples, splits,
-            BY_VALUE=_by_value(*params, seed, step, stream), INFO=info,
-            GROUPS=groups, PER_GROUP=triton.cdiv(num_blocks, groups),
-            LIST=SIZES.list, TILE=SIZES.tile, SHIFT=_SHIFTS[logits.dtype],
+            logits, temperature, c, filters, *(values for values, _ in words),
+            table, scratch, output.tokens, settled, asked,
+            logits.stride(0), *(stride for _, stride in words),
+            vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,
             num_warps=SIZES.draw_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
-    output = SampleOutput(tokens, logprobs, raw_logprobs, kept) if info else SampleOutput(tokens)
-    return _Settled(output, params, maxima, row_max, thresholds, masses)
+    return output, table, settled
 
 
 def _write(logits: torch.Tensor, rows: RowParams, probabilities: bool) -> torch.Tensor:
     """Settle the rows, with a draw nobody looks at, and write them. Three launches."""
     batch, vocab = logits.shape
-    output = logits.new_empty(logits.shape, dtype=torch.float32)
+    whole = logits.new_empty(logits.shape, dtype=torch.float32)
     if batch == 0:
-        return output
-    settled = _summarize_and_draw(logits, rows, Draws(0, 0, 0, 1), info=False)
-    num_blocks = settled.maxima.shape[1]
+        return whole
+    output, table, settled = _summarize_and_draw(logits, rows, Draws(0, 0, 0, 1), info=False)
+    num_blocks = table.maxima_ptr.shape[1]
     tiles, splits = _split(batch, num_blocks)
-    temperature, c, *_ = settled.params
     with torch.cuda.device_of(logits):
         _write_kernel[(batch, splits)](
-            logits, temperature, c, *settled[2:], settled.output.tokens, output,
+            logits, _column(rows.temperature, logits), _column(rows.c, logits),
+            table.maxima_ptr, settled, output.tokens, whole,
             logits.stride(0), vocab, num_blocks, tiles,
-            BY_VALUE=_by_value(temperature, c), ROWS=SIZES.rows, PROBABILITIES=probabilities,
+            ROWS=SIZES.rows, PROBABILITIES=probabilities,
             num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
         )  # fmt: skip
-    return output
+    return whole
 
 
 def _split(batch: int, num_blocks: int) -> tuple[int, int]:
@@ -147,32 +141,23 @@ def _warp_size(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32
 
 
-def _stride(words: int | torch.Tensor) -> int:
-    """0: one word for all rows."""
-    return words.stride(0) if isinstance(words, torch.Tensor) else 0
-
-
-def _operand(values: int | torch.Tensor, logits: torch.Tensor) -> Any:
-    """A `[B]` tensor beside the logits; what stands on the CPU for one number, as that number."""
-    if isinstance(values, int):
-        return values
+def _operand(values: int | torch.Tensor | None, logits: torch.Tensor) -> tuple[Any, int | None]:
+    """A `[B]` tensor beside the logits, and its stride; one number for all rows, and None."""
+    if values is None or isinstance(values, int):
+        return values, None
     if values.device.type == "cpu" and (values.stride(0) == 0 or len(values) == 1):
-        return values[0].item()
-    return values.to(logits.device)
+        return values[0].item(), None
+    values = values.to(logits.device)
+    return values, values.stride(0)
 
 
-def _operands(rows: RowParams, logits: torch.Tensor) -> list[Any]:
-    """The five parameters; what one tensor element says of all rows is spelt out for each."""
-    operands = []
-    columns = (rows.filters[name] for name in ("top_k", "top_p", "min_p"))
-    for values in (rows.temperature, rows.c, *columns):
-        operand = _operand(values, logits)
-        if isinstance(operand, torch.Tensor) and not operand.is_contiguous():
-            operand = operand.clone(memory_format=torch.contiguous_format)
-        operands.append(operand)
-    return operands
+def _column(values: torch.Tensor, logits: torch.Tensor) -> Column:
+    operand, stride = _operand(values, logits)
+    return Column(float(operand) if stride is None else operand, stride)
 
 
-def _by_value(*operands: Any) -> int:
-    """A bit for each of the operands that is a number."""
-    return sum(isinstance(value, (int, float)) << bit for bit, value in enumerate(operands))
+def _filters(rows: RowParams, logits: torch.Tensor) -> Filters:
+    """The filters' columns; None for what no row uses, where the kernels can do without."""
+    filters = Filters(**{name: _column(values, logits) for name, values in rows.filters.items()})
+    epsilon, stride = filters.epsilon_cutoff
+    return filters._replace(epsilon_cutoff=None) if stride is None and epsilon == OFF else filters

@@ -17,7 +17,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import BLOCK, GREEDY_BELOW, LOG2_E, of_row, store_sums, token_weights, widen
+from .arguments import filters_of_row, of_row
+from .arithmetic import BLOCK, GREEDY_BELOW, LOG2_E, token_weights, widen
+from .table import store_sums
 
 
 @triton.jit
@@ -33,42 +35,31 @@ def load_tile(row_ptr, offs, vocab_size, inside):
     return widen(x)
 
 
-@triton.jit(do_not_specialize=["top_k_ptr", "tiles"])
+@triton.jit(do_not_specialize=["tiles"])
 def _summarize_kernel(
     logits_ptr,  # [B, V] fp32 | bf16 | fp16
-    temperature_ptr,  # [B] fp32, or one number; so are the next four
-    c_ptr,  # fp32
-    top_k_ptr,  # int64
-    top_p_ptr,  # fp64
-    min_p_log2_ptr,  # fp32
-    maxima_ptr,  # [B, N] like logits
-    sums_low_ptr,  # [B, N] int32
-    sums_high_ptr,  # [B, N] int8
-    raw_low_ptr,  # [B, N] int32
-    raw_high_ptr,  # [B, N] int8
-    allowed_ptr,  # [B, splits] int32
+    temperature,  # Column fp32, as is the next
+    c,
+    filters,  # Filters of Columns
+    table,  # Table [B, N]
+    info,  # Info, or None
     logits_stride_b,
     vocab_size,
     num_blocks,
     tiles,  # a program
-    BY_VALUE: tl.constexpr,  # a bit for each of the five
-    INFO: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
     pid_s = tl.program_id(1)
-    greedy = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32) < GREEDY_BELOW
-    c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
-    top_k = of_row(top_k_ptr, pid_b, 1, BY_VALUE & 4, tl.int32)
-    top_p = of_row(top_p_ptr, pid_b, 1, BY_VALUE & 8, tl.float32)
-    min_p_log2 = of_row(min_p_log2_ptr, pid_b, 1, BY_VALUE & 16, tl.float32)
+    greedy = of_row(temperature, pid_b, tl.float32) < GREEDY_BELOW
+    c = of_row(c, pid_b, tl.float32)
+    filters = filters_of_row(filters, pid_b)
     # Needed are the masses of all blocks for top-p, and for the draw where no filter is on.
-    whole_mass = (
-        (greedy == 0) & (top_k >= vocab_size) & ((top_p < 1) | (min_p_log2 == -float("inf")))
-    )
+    no_value = filters.min_p == -float("inf")
+    whole_mass = (greedy == 0) & (filters.top_k >= vocab_size) & ((filters.top_p < 1) | no_value)
 
     row_ptr = logits_ptr + pid_b * logits_stride_b
-    table = pid_b * num_blocks
+    first = pid_b * num_blocks
     allowed = tl.zeros([ROWS], tl.int32)
     for tile in range(pid_s * tiles, (pid_s + 1) * tiles):
         offs_n = tile * ROWS + tl.arange(0, ROWS)
@@ -77,13 +68,14 @@ def _summarize_kernel(
         x = load_tile(row_ptr, offs_v, vocab_size, (tile + 1) * ROWS * BLOCK <= vocab_size)
         x = tl.where(x < float("inf"), x, float("inf"))  # a NaN too
         block_max = tl.max(x, axis=1)
-        tl.store(maxima_ptr + table + offs_n, block_max.to(maxima_ptr.dtype.element_ty), mask_n)
+        maxima_ptr = table.maxima_ptr + first + offs_n
+        tl.store(maxima_ptr, block_max.to(maxima_ptr.dtype.element_ty), mask_n)
         if whole_mass:
             sums = tl.sum(token_weights(x, block_max[:, None], c).to(tl.int64), axis=1)
-            store_sums(sums_low_ptr, sums_high_ptr, table + offs_n, sums, mask_n)
-        if INFO:
+            store_sums(table, first + offs_n, sums, mask_n)
+        if info is not None:
             sums = tl.sum(token_weights(x, block_max[:, None], LOG2_E).to(tl.int64), axis=1)
-            store_sums(raw_low_ptr, raw_high_ptr, table + offs_n, sums, mask_n)
+            store_sums(info.raw, first + offs_n, sums, mask_n)
             allowed += tl.sum((x > -float("inf")).to(tl.int32), axis=1)
-    if INFO:
-        tl.store(allowed_ptr + pid_b * tl.num_programs(1) + pid_s, tl.sum(allowed))
+    if info is not None:
+        tl.store(info.allowed_ptr + pid_b * tl.num_programs(1) + pid_s, tl.sum(allowed))

@@ -15,40 +15,38 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import BEST_MASS, BLOCK, GREEDY_BELOW, of_row, widen
+from .arguments import of_row
+from .arithmetic import BEST_MASS, BLOCK, GREEDY_BELOW, widen
 
 
 @triton.jit(do_not_specialize=["tiles"])
 def _write_kernel(
     logits_ptr,  # [B, V] fp32 | bf16 | fp16
-    temperature_ptr,  # [B] fp32, or one number
-    c_ptr,  # [B] fp32, or one number
+    temperature,  # Column fp32, as is the next
+    c,
     maxima_ptr,  # [B, N] like logits
-    row_max_ptr,  # [B] fp32; NaN for an invalid row
-    thresholds_ptr,  # [B] fp32: the lowest logit that is kept
-    masses_ptr,  # [B] int64
+    settled,  # Settled [B]
     tokens_ptr,  # [B] int64: of a greedy row its one token
     output_ptr,  # [B, V] fp32
     logits_stride_b,
     vocab_size,
     num_blocks,
     tiles,  # a program
-    BY_VALUE: tl.constexpr,  # a bit for each of the two
     ROWS: tl.constexpr,
     PROBABILITIES: tl.constexpr,
 ):
     pid_b = tl.program_id(0).to(tl.int64)  # int64: B * V overflows int32
     pid_s = tl.program_id(1)
-    temperature = of_row(temperature_ptr, pid_b, 1, BY_VALUE & 1, tl.float32)
-    c = of_row(c_ptr, pid_b, 1, BY_VALUE & 2, tl.float32)
-    row_max = tl.load(row_max_ptr + pid_b)
-    threshold = tl.load(thresholds_ptr + pid_b)
-    mass = tl.load(masses_ptr + pid_b)
+    temperature = of_row(temperature, pid_b, tl.float32)
+    c = of_row(c, pid_b, tl.float32)
+    row_max = tl.load(settled.row_max_ptr + pid_b)
+    threshold = tl.load(settled.thresholds_ptr + pid_b)
+    mass = tl.load(settled.masses_ptr + pid_b)
     token = tl.load(tokens_ptr + pid_b)
     invalid = row_max != row_max
     greedy = temperature < GREEDY_BELOW
     divisor = tl.where(greedy, 1.0, temperature)
-    for tile in tl.range(pid_s * tiles, (pid_s + 1) * tiles, disable_licm=True):
+    for tile in range(pid_s * tiles, (pid_s + 1) * tiles):
         offs_n = tile * ROWS + tl.arange(0, ROWS)
         offs_v = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
         mask_v = offs_v < vocab_size

@@ -36,7 +36,8 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.float32
     vocab: int = 128_256  # 2,004 blocks: one a group
     info: bool = False
-    per_row: bool = False  # parameters and seeds are [B] tensors, not numbers
+    per_row: bool = False  # parameters and seeds are [B] tensors, not numbers; of every filter
+    epsilon: bool = False  # a number for it, too
     stride: int = 0  # of a row; 0: the vocabulary
     batch: int = 4
     only: str = ""  # the one kernel of interest
@@ -55,6 +56,7 @@ ALL = [
     Case(dtype=BF16, info=True, per_row=True),
     Case(dtype=FP16, info=True),
     Case(dtype=FP16, vocab=50, per_row=True),  # a single block
+    Case(vocab=262_144, epsilon=True),
     Case(vocab=262_144, info=True, per_row=True),
     Case(vocab=128_255, stride=128_256, only="_summarize_kernel"),
     Case(dtype=BF16, vocab=128_255, stride=128_256, only="_summarize_kernel"),
@@ -87,11 +89,14 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
 
     logits = torch.empty(case.batch, case.stride or case.vocab, dtype=case.dtype)  # never touched
     logits = logits[:, : case.vocab]
-    numbers = 0.8, min(50, case.vocab), 0.9, 0.1, 2**62
+    params = {"temperature": 0.8, "top_k": min(50, case.vocab), "top_p": 0.9, "min_p": 0.1}
+    seed = 2**62
+    if case.per_row or case.epsilon:
+        params["epsilon_cutoff"] = 3e-4
     if case.per_row:
-        numbers = tuple(torch.tensor([number] * case.batch) for number in numbers)
-    *parameters, seed = numbers
-    rows = resolve_rows(logits, *parameters)
+        params = {name: torch.tensor([value] * case.batch) for name, value in params.items()}
+        seed = torch.tensor([seed] * case.batch)
+    rows = resolve_rows(logits, **params)
     draws = resolve_draws(seed, 3, 2, None, case.batch, logits.device)
     replaced = {n: Recorder(k) for n, k in vars(launch).items() if isinstance(k, JITFunction)}
     with mock.patch.multiple(launch, **replaced, _warp_size=lambda device: target.warp_size):
@@ -105,20 +110,26 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
 def specialized(kernel: JITFunction, values: dict[str, Any], target: GPUTarget) -> ASTSource:
     """The source with types, constants and attributes as `kernel[grid](...)` would give it."""
     signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(kernel.params):
-        name, value = parameter.name, values[parameter.name]
-        specialize = not parameter.do_not_specialize
-        is_constant = parameter.is_constexpr
-        signature[name] = "constexpr" if is_constant else mangle_type(value, specialize)
-        if signature[name] == "constexpr":  # None, and an integer 1, too
-            constants[name] = value
+
+    def describe(path: tuple[int, ...], value: Any, kind: Any, specialize: bool) -> None:
+        if isinstance(kind, tuple):  # a NamedTuple: Triton specializes what is in it, come what may
+            for i, pair in enumerate(zip(value, kind, strict=True)):
+                describe((*path, i), *pair, True)
+        elif kind == "constexpr":  # None, and an integer 1, too
+            constants[path] = value
         elif specialize and not isinstance(value, float):
             tensor = isinstance(value, torch.Tensor)
-            attributes[i,] = []
+            attributes[path] = []
             if (value.data_ptr() if tensor else value) % 16 == 0:
-                attributes[i,].append(["tt.divisibility", 16])
+                attributes[path].append(["tt.divisibility", 16])
             if target.backend == "hip" and tensor and value.untyped_storage().nbytes() < 2**31:
-                attributes[i,].append(["tt.pointer_range", 32])
+                attributes[path].append(["tt.pointer_range", 32])
+
+    for i, parameter in enumerate(kernel.params):
+        value, specialize = values[parameter.name], not parameter.do_not_specialize
+        kind = "constexpr" if parameter.is_constexpr else mangle_type(value, specialize)
+        signature[parameter.name] = kind
+        describe((i,), value, kind, specialize)
     return ASTSource(kernel, signature, constants, attributes)
 
 

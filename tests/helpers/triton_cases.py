@@ -10,7 +10,7 @@ from common import DEVICE, PARAMS, logits_of, run
 from fused_sampler.contract import reference
 from fused_sampler.contract.draws import resolve_draws
 from fused_sampler.kernels.gpu import launch
-from fused_sampler.params import resolve_rows
+from fused_sampler.params import RECORDS, resolve_rows
 
 INTERPRETED = DEVICE == "cpu"
 # Small tiles and lists, so that a thousand logits make many tiles, splits and overflows: two blocks
@@ -22,10 +22,9 @@ CASES = list(PARAMS.values())
 
 def each_row(cases: list[dict[str, float]]) -> dict[str, Any]:
     """Parameters [B], a case for each row."""
-    off = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     return {
-        name: torch.tensor([case.get(name, value) for case in cases], device=DEVICE)
-        for name, value in off.items()
+        name: torch.tensor([case.get(name, record.off) for case in cases], device=DEVICE)
+        for name, record in RECORDS.items()
     }
 
 
@@ -37,9 +36,9 @@ def settled(logits: torch.Tensor, seed: Any = 0, **params: Any) -> list[torch.Te
     """All that the two launches say: tokens, log-probabilities, counts, and the kept sets."""
     rows = resolve_rows(logits, **params)
     draws = resolve_draws(seed, 3, 1, None, len(logits), logits.device)
-    state = launch._summarize_and_draw(logits, rows, draws, info=True)
-    kept = logits.float() >= state.thresholds[:, None]
-    return [*state.output, kept]
+    output, _, row_state = launch._summarize_and_draw(logits, rows, draws, info=True)
+    kept = logits.float() >= row_state.thresholds_ptr[:, None]
+    return [*output, kept]
 
 
 def assert_equals_reference(logits: torch.Tensor, **params: Any) -> None:

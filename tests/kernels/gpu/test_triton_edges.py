@@ -9,8 +9,10 @@ import torch
 from common import DEVICE
 from triton_cases import CASES, SMALL, assert_equals_reference, each_row, on_device, settled
 
+from fused_sampler.contract import reference
 from fused_sampler.contract.reference import BlockTable
 from fused_sampler.kernels.gpu import launch
+from fused_sampler.params import resolve_rows
 
 UNIT = 1.4426950408889634  # fp32(log2 e): at this temperature c is 1, and 2**-k the weight of -k
 
@@ -113,3 +115,51 @@ def test_differences_that_overflow_at_a_temperature_as_large():
     logits[:, ::64], logits[:, 0] = 0.0, 3e38
     for p in (0.1, 0.3, 0.9):
         assert_equals_reference(logits, temperature=3.4e38, top_p=p)
+
+
+@pytest.mark.parametrize("before", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.02}], ids=str)
+@pytest.mark.parametrize("temperature", [0.6, 1.7])
+def test_epsilon_at_the_edge_of_a_token(before, temperature, monkeypatch):
+    """Just below its probability among what the earlier filters keep a token stays, and above not.
+
+    Apart from rounding, which is the reference's too: 2e-6 is more than that.
+    """
+    monkeypatch.setattr(launch, "SIZES", SMALL)
+    logits = on_device("random", 1, 1000) * 0.3  # every filter before leaves more than nine
+    rows = resolve_rows(logits, temperature=temperature, **before)
+    kept = reference.kept_set(logits, rows)
+    p = (logits / temperature).double().masked_fill(~kept, -math.inf).softmax(-1)
+    edges = p[0].sort(descending=True).values[[1, 4, 8]]
+    cutoffs = [float(edge * factor) for edge in edges for factor in (1 - 2e-6, 1, 1 + 2e-6)]
+    cases = [{"temperature": temperature, "epsilon_cutoff": e, **before} for e in cutoffs]
+    logits = logits.expand(len(cases), -1)
+    counts = settled(logits, **each_row(cases))[3].tolist()
+    assert counts[::3] == [2, 5, 9] and counts[2::3] == [1, 4, 8]
+    assert_equals_reference(logits, **each_row(cases))
+
+
+@pytest.mark.parametrize("kind", ["random", "flat", "all equal", "tied", "forbidden", "invalid"])
+def test_epsilon_beside_every_other_filter(kind, monkeypatch):
+    monkeypatch.setattr(launch, "SIZES", SMALL)
+    cutoffs = (0.0, 1e-9, 1 / 1000, 1.001 / 1000, 0.03, 1 - 2**-24)
+    others = [*CASES[:7], {"top_k": 300, "top_p": 0.7}, {"top_p": 0.95, "min_p": 0.01}]
+    cases = [{**other, "epsilon_cutoff": e} for other in others for e in cutoffs]
+    assert_equals_reference(on_device(kind, len(cases), 1000), **each_row(cases))
+
+
+def test_epsilon_of_numbers_and_of_half_precision(monkeypatch):
+    """A number that is off is not compiled in; one that is on comes by value."""
+    monkeypatch.setattr(launch, "SIZES", SMALL)
+    logits = on_device("random", 2, 1000, torch.bfloat16)
+    for case in ({"epsilon_cutoff": 0.004}, {"top_k": 20, "epsilon_cutoff": 0.04}, {"top_k": 20}):
+        assert_equals_reference(logits, **case)
+
+
+@pytest.mark.parametrize("vocab", [4096, 262_144])
+def test_the_mass_that_epsilon_is_a_share_of_is_a_power_of_two(vocab):
+    """So its logarithm is exact, and the cutoff the probability of each token: all stay."""
+    logits = torch.zeros(3, vocab, device=DEVICE)
+    cutoffs = torch.tensor([1 / vocab, 0.99999 / vocab, 1.00001 / vocab], device=DEVICE)
+    assert settled(logits, epsilon_cutoff=cutoffs)[3].tolist() == [vocab] * 3
+    logits[:, ::2] = -1e-5
+    assert settled(logits, epsilon_cutoff=cutoffs)[3].tolist() == [vocab // 2, vocab, vocab // 2]

@@ -1,0 +1,102 @@
+"""What kernels and device functions take, in groups: NamedTuples, which Triton passes on by field.
+
+Triton compiles an integer inside a tuple in where it is 1, and whether it is a multiple of 16,
+whatever `do_not_specialize` says. So integers that may be others at the next call (a seed, a step)
+are arguments of their own, and `top_k` is passed as a float.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+
+class Column(NamedTuple):
+    """A parameter: one value a row, or one number for all rows."""
+
+    values_ptr: Any  # [B] tensor, or a float
+    stride: Any  # of the tensor; None: a float
+
+
+class Filters(NamedTuple):
+    """The filters' parameters: columns in the kernels, numbers of one row in `select.py`."""
+
+    top_k: Any  # int64 in [1, V]; V is off
+    top_p: Any  # fp64 (widened fp32) in [0, 1]; 1 is off
+    min_p: Any  # fp32 log2(min_p); -inf is off
+    epsilon_cutoff: Any  # fp32 log2(epsilon); -inf is off; None: of all rows, and not compiled in
+
+
+class Table(NamedTuple):
+    """The block table: one line for each block of 64 logits, [B, N], or [N] of one row."""
+
+    maxima_ptr: Any  # like logits
+    sums_low_ptr: Any  # int32
+    sums_high_ptr: Any  # int8
+
+
+class Info(NamedTuple):
+    """What is written only where log-probabilities and counts are asked for."""
+
+    raw: Any  # Table [B, N] with the sums at temperature 1
+    allowed_ptr: Any  # [B, splits] int32
+    logprobs_ptr: Any  # [B, num_samples] fp32
+    raw_logprobs_ptr: Any  # [B, num_samples] fp32
+    kept_ptr: Any  # [B] int64
+
+
+class Settled(NamedTuple):
+    """What `write.py` needs to know of each row."""
+
+    row_max_ptr: Any  # [B] fp32; NaN for an invalid row
+    thresholds_ptr: Any  # [B] fp32: the lowest logit that is kept
+    masses_ptr: Any  # [B] int64: of the kept tokens
+
+
+class Row(NamedTuple):
+    """One row, as the steps of `select.py` see it."""
+
+    logits_ptr: Any  # [V]
+    table: Any  # Table [N]
+    list_ptr: Any  # [2 * LIST] int32: scratch memory, as is the next
+    blocks_ptr: Any  # [GROUPS] int32
+    group_key: Any  # int32 [GROUPS]: of the largest logit of each group
+    max: Any  # fp32: the largest logit
+    c: Any  # fp32: log2(e) / T
+    vocab_size: Any
+    num_blocks: Any
+
+
+class Shape(NamedTuple):
+    """Compile-time sizes of the draw, powers of two but for `PER_GROUP`."""
+
+    GROUPS: int  # groups of blocks that the table is looked at through
+    PER_GROUP: int  # blocks a group
+    LIST: int  # logits in question held at one time
+    TILE: int  # blocks a tile
+    SHIFT: int  # low bits of a key that the logits' dtype leaves constant
+
+
+@triton.jit
+def of_row(column, pid_b, dtype: tl.constexpr):
+    """A row's value of a parameter, from a Column."""
+    if column.stride is None:
+        return tl.full([], column.values_ptr, dtype)
+    else:
+        return tl.load(column.values_ptr + pid_b * column.stride).to(dtype)
+
+
+@triton.jit
+def filters_of_row(filters, pid_b):
+    """A row's filters."""
+    epsilon_cutoff = tl.full([], -float("inf"), tl.float32)  # what it brings is compiled away
+    if filters.epsilon_cutoff is not None:
+        epsilon_cutoff = of_row(filters.epsilon_cutoff, pid_b, tl.float32)
+    return Filters(
+        of_row(filters.top_k, pid_b, tl.int32),
+        of_row(filters.top_p, pid_b, tl.float32),
+        of_row(filters.min_p, pid_b, tl.float32),
+        epsilon_cutoff,
+    )
