@@ -1,25 +1,24 @@
-"""Triton kernels: from logits to token in two launches and one read.
+"""Kernels: from logits to token in the same named steps, for GPUs by Triton, for CPUs by Numba.
 
-1. `summarize.py` - one program a stretch of a row. Reads the logits, once, and writes a table: the
-   maximum of each block of 64 and, where the whole row's mass matters (no filter, or top-p without
-   top-k), the sum of the block's integer weights. 1 plane read (a plane = all logits once, in their
-   own dtype), 0.035 of an fp32 plane written.
-2. `draw.py` - one program a row. Reads the table: the row's maximum, the blocks' masses.
-   - A filter's threshold, exactly (`select.py`): the table says between which values it lies
-     (`table.py`); the few blocks that reach the lower one are read again, and what lies between
-     goes to a list (`collect.py`, `candidates.py`); too much for it is narrowed down first
-     (`narrow.py`); a bisection of the list ends it (`search.py`). Top-k: 64 k / V of a plane. Top-p
-     on real logits at T <= 1: on average 0.2 to 1.2 planes. Min-p alone: the blocks it keeps
-     something of.
-   - The draw: a prefix sum over the masses of what is kept finds the block, and 64 logits are read
-     again to find the token in it.
-3. `write.py` - for `softmax` and `mask_logits` alone, which return whole rows: 1 plane written.
+1. summarize - one read of the logits writes a table: the maximum of each block of 64 ids and, where
+   the row's whole mass matters, the sum of the block's integer weights.
+2. select - the threshold of the filters, exactly, for a row that has one that is on:
+   bracket  the table says between which values it lies;
+   collect  the blocks that reach the lower one are read again, and what lies between is listed;
+   refine   a smaller bracket, where that is more than the list holds;
+   search   the largest listed value at which a measure, count or mass, reaches what is needed;
+   settle   the sums in the table become those of what is kept.
+3. draw - prefix sums of the kept masses find the block, and those of its 64 tokens the token.
+4. write - for `softmax` and `mask_logits` alone, which return whole rows.
 
-All sums are of integers (`_math.py`, the contract's arithmetic), so neither tile sizes nor splits
-nor the order of programs can change a token. `launch.py` allocates and launches, and holds the
-table of launch parameters. To add a filter that keeps the logits from a threshold up: its threshold
-belongs in `select.py`, beside min-p's; a token bitmask or penalties change what `summarize.py` and
-`collect.py` read, in `widen` of `_math.py`; vocabulary shards join at the table.
+`gpu/launch.py` and `cpu/launch.py` take tensors, allocate and launch; each is a `Backend` of
+`fused_sampler.dispatch`. Steps 2 and 3 are one launch on a GPU. On a CPU one compiled function,
+`cpu/rows.py`, takes a row through all steps; draws from rows without filters are told by near
+masses there (`cpu/near.py`), unless their error could change one.
+
+All sums are of integers (`arithmetic.py`), so neither tile sizes nor splits nor the order of
+programs or threads can change a token. Token bitmasks or penalties would change what summarize and
+collect read; vocabulary shards would join at the table.
 """
 
 from __future__ import annotations
@@ -27,17 +26,10 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from typing import Any
 
 import torch
 
 OLDEST = {"triton": (3, 4), "numba": (0, 61)}
-
-
-def load(backend: str) -> Any:
-    """The module with `sample`, `softmax` and `mask_logits`; imports Triton or Numba."""
-    folder = {"triton": "gpu", "cpu": "cpu"}[backend]
-    return importlib.import_module(f".{folder}.launch", __name__)
 
 
 def unavailable(backend: str, device: torch.device) -> str | None:

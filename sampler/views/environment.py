@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from .. import __version__, kernels  # type: ignore[attr-defined]  # setup.py maps the folder
+from .. import __version__, kernels
 from ..dispatch import choose_backend
 from ..models import embedded
 
