@@ -70,7 +70,10 @@ class Row(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """Compile-time sizes of the draw, powers of two but for `PER_GROUP`."""
+    """Compile-time sizes of the draw, powers of two but for `PER_GROUP`.
+
+    Tensors of these shapes are made by `tl.full`: Triton 3.4 does not take them in `tl.zeros`.
+    """
 
     GROUPS: int  # groups of blocks that the table is looked at through
     PER_GROUP: int  # blocks a group
