@@ -42,10 +42,13 @@ def _write_kernel(
     row_max = tl.load(settled.row_max_ptr + pid_b)
     threshold = tl.load(settled.thresholds_ptr + pid_b)
     mass = tl.load(settled.masses_ptr + pid_b)
-    token = tl.load(tokens_ptr + pid_b)
-    invalid = row_max != row_max
-    greedy = temperature < GREEDY_BELOW
+    token = tl.load(tokens_ptr + pid_b).to(tl.int32)
+    valid = row_max == row_max
+    greedy = (temperature < GREEDY_BELOW) & valid
+    token = tl.where(greedy, token, -1)  # the only one that is kept
     divisor = tl.where(greedy, 1.0, temperature)
+    threshold = tl.where(valid, threshold, float("nan"))  # nothing reaches that
+    dropped = tl.where(valid, -float("inf"), float("nan"))
     for tile in range(pid_s * tiles, (pid_s + 1) * tiles):
         offs_n = tile * ROWS + tl.arange(0, ROWS)
         offs_v = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -64,7 +67,6 @@ def _write_kernel(
             x = tl.load(
                 logits_ptr + pid_b * logits_stride_b + offs_v, mask=reach, other=-float("inf")
             )
-            kept = (widen(x) >= threshold) & ((greedy == 0) | (offs_v == token))
-            out = tl.where(kept, tl.math.div_rn(x.to(tl.float32), divisor), -float("inf"))
-        out = tl.where(invalid, float("nan"), out)
+            kept = (widen(x) >= threshold) & ((token < 0) | (offs_v == token))
+            out = tl.where(kept, tl.math.div_rn(x.to(tl.float32), divisor), dropped)
         tl.store(output_ptr + pid_b * vocab_size + offs_v, out, mask=mask_v)
