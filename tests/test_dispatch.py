@@ -1,0 +1,117 @@
+"""Who serves a call: by name, by device, and by what is installed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from common import logits_of
+
+from fused_sampler import dispatch, kernels, mask_logits, sample, softmax
+from fused_sampler.contract import reference
+
+X = logits_of("random", 3, 200)
+CUDA, CPU, OTHER = map(torch.device, ("cuda", "cpu", "mps"))
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """Neither Triton nor Numba is installed."""
+
+    def unusable(package, install):
+        return f'{package} is not installed; {install}, or use backend="torch".'
+
+    monkeypatch.setattr(kernels, "_unusable", unusable)
+
+
+def test_auto_is_the_devices_own_kernels():
+    pytest.importorskip("numba")
+    pytest.importorskip("triton")
+    names = [dispatch.choose_backend("auto", device) for device in (CUDA, CPU, OTHER)]
+    assert names == ["triton", "cpu", "cpu"]
+
+
+def test_auto_is_the_textbook_where_the_compiler_is_missing(missing):
+    assert [dispatch.choose_backend("auto", device) for device in (CUDA, CPU, OTHER)] == [
+        "torch"
+    ] * 3
+    assert dispatch.choose_backend("torch", CPU) == "torch"
+    expected = reference.kept_set(X, dispatch.resolve_rows(X, top_k=5))
+    assert torch.equal(mask_logits(X, top_k=5) > -torch.inf, expected)
+
+
+@pytest.mark.parametrize("name, extra", [("cpu", "cpu"), ("triton", "triton")])
+def test_a_missing_compiler_is_named(missing, name, extra):
+    words = rf"\"{name}\" is not available: .*not installed; pip install 'fused-sampler\[{extra}\]'"
+    with pytest.raises(ValueError, match=words):
+        dispatch.choose_backend(name, CUDA)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor whose device has no kernels: "meta" in name, so that results can be sent there."""
+
+    @property
+    def device(self):
+        return torch.device("meta")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor).clone()
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_another_devices_logits_are_copied_to_the_cpu(backend, monkeypatch):
+    cpu = pytest.importorskip("fused_sampler.kernels.cpu.launch", reason="needs Numba")
+    served = []
+
+    class Recorder:
+        def __getattr__(self, name):
+            def call(logits, *arguments):
+                served.append((name, type(logits), getattr(cpu, name)(logits, *arguments)))
+                return served[-1][-1]
+
+            return call
+
+    names = []
+    monkeypatch.setattr(dispatch, "load_backend", lambda name: names.append(name) or Recorder())
+    x = X.as_subclass(Elsewhere)
+    options = {"top_k": 5, "top_p": torch.tensor([0.9, 0.5, 1.0]), "backend": backend}
+    info = sample(x, 0.8, seed=1, return_info=True, **options)
+    assert names == ["cpu"]
+    assert [value.device.type for value in info] == ["meta"] * 4
+    assert mask_logits(x, 0.8, **options).device.type == "meta"
+    assert softmax(x, backend=backend).device.type == "meta"
+    monkeypatch.undo()
+    name, kind, output = served[0]
+    assert name == "sample" and kind is torch.Tensor
+    expected = sample(X, 0.8, seed=1, return_info=True, **{**options, "backend": "torch"})
+    assert torch.equal(output.tokens[:, 0], expected.tokens)
+    assert torch.equal(output.kept, expected.kept)
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "triton", "torch"])
+def test_every_backend_draws_the_same(backend):
+    if backend != "auto" and backend != "torch":
+        reason = kernels.unavailable(backend, CPU)
+        if reason:
+            pytest.skip(reason)
+    x = logits_of("random", 6, 3000)
+    options = {"temperature": 0.7, "top_p": 0.9, "epsilon_cutoff": 1e-3, "seed": torch.arange(6)}
+    assert torch.equal(sample(x, **options, backend=backend), sample(x, **options, backend="torch"))
+
+
+def test_a_name_that_is_none():
+    with pytest.raises(ValueError, match='backend is \'gpu\'; choose one of "auto", "triton"'):
+        sample(X, backend="gpu")
+
+
+def test_logits_spread_over_devices():
+    """As a DTensor is; it may be refused without being imported."""
+
+    class Spread(torch.Tensor):
+        def full_tensor(self):
+            return self.as_subclass(torch.Tensor)
+
+    x = X.as_subclass(Spread)
+    for function in (sample, softmax, mask_logits):
+        with pytest.raises(TypeError, match=r"DTensor.*pass logits\.full_tensor\(\)"):
+            function(x)
+    assert sample(x.full_tensor(), seed=1).shape == (3,)
