@@ -105,7 +105,7 @@ def test_a_run_writes_csv_json_markdown_and_pictures(tmp_path, capsys):
         assert 0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
         if row["name"] == "fused-sampler":
             assert row["ratio"] == 1 and row["differing_tokens"] == 0
-            assert row["launches"] > 10 and row["extra_bytes"] > 0
+            assert 0 < row["launches"] < 10 and row["extra_bytes"] > 0
 
     with (tmp_path / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
