@@ -8,9 +8,12 @@ exact sums are worked out. In units of the row's best token, for each group of 4
 Their error as a share of the row's mass M, for any set of groups and V <= 2**22:
 - z: contract and this each round twice, together |z| * 2**-22; for z >= -40 that is 6.7e-6 of 2**z;
 - what lies below z = -40: at most 2**22 * 2**-40 of the best token, 3.8e-6 of M;
-- the polynomial 4e-6 of each term; the contract's, and its rounding down, together 3e-7;
+- the polynomial 4e-6 of each term; the contract's two, and its rounding down, together 4e-7;
 - fp32 sums of 256 terms in any order 1.6e-5; sums of groups in fp64, nothing.
 Together 3.1e-5 of M. `ERROR` is a third more.
+
+Differences x - m beyond fp32 are infinite here, while the contract adds up two finite ones: that is
+harmless from `LEAST_C` on, where they weigh nothing. Below it, rows take the exact sums.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from .summarize import block_float, block_sum
 
 GROUP = 4  # blocks
 ERROR = 4e-5
+LEAST_C = np.float32(2.0**-120)  # 2**127 times it, half of what fp32 lacks, is 128 below the best
 UNSURE = -1  # in place of a token
 _D0, _D1, _D2, _D3, _D4 = (  # 2**f on [-0.5, 0.5] within 2.7e-6
     np.float32(d) for d in (0.99999926, 0.69312182, 0.24024745, 0.055917837, 0.0095700801)

@@ -20,7 +20,7 @@ from .arithmetic import (
 from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .memory import pointer, take_next
-from .near import UNSURE, draw_near, near_sums
+from .near import LEAST_C, UNSURE, draw_near, near_sums
 from .select import lowest_key_from, select
 from .space import Row, divide_space
 from .summarize import fill_sums, summarize
@@ -136,7 +136,8 @@ def _compile(sources):
             filtered = top_k < vocab or top_p < 1 or by_value or epsilon_log2 > -np.inf
             # Near masses tell nearly every draw; any of many draws may need the exact ones.
             only_tokens = purpose == TOKENS and logprobs == 0
-            try_near = only_tokens and num_samples <= _FEW_DRAWS and not filtered
+            few_draws = only_tokens and num_samples <= _FEW_DRAWS
+            try_near = few_draws and not filtered and c >= LEAST_C
             # The mass of the whole row is needed by top-p and epsilon, and by the draw.
             whole_mass = (not greedy) and top_k >= vocab and (top_p < 1 or not by_value)
             with_sums = whole_mass and not try_near
