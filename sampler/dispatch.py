@@ -30,7 +30,10 @@ class Backend(Protocol):
         """Tokens int64 `[B, num_samples]`, -1 in an invalid row; with `info` all of the output."""
 
     def softmax(self, logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
-        """Probabilities of `x / T`, fp32 `[B, V]`; a greedy row has all on its token."""
+        """Probabilities of `x / T`, fp32 `[B, V]`; a greedy row has all on its token.
+
+        No filter is on in `rows`.
+        """
 
     def mask_logits(self, logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
         """`x / T`, fp32 `[B, V]`, -inf where dropped; a greedy row keeps its token's own logit.
@@ -105,7 +108,7 @@ def sample(
 
 
 def _as_asked(values: torch.Tensor, logits: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """`[B, num_samples]` or `[B]` without what the caller has one of, and where his logits are."""
+    """`[B, num_samples]` or `[B]` without dimensions not asked for, on the device of `logits`."""
     if num_samples == 1 and values.dim() == 2:
         values = values.squeeze(-1)
     if logits.dim() == 1:
@@ -126,7 +129,7 @@ def mask_logits(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.
 
 
 def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:
-    """Who serves the logits [B, V], and they where that backend reads them.
+    """The backend for the logits [B, V], and the logits where it reads them.
 
     The CPU's kernels take a copy of what another device holds.
     """

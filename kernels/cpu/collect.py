@@ -1,4 +1,4 @@
-"""Step 2a, collect: read the blocks that reach a key and list the logits in question.
+"""Step 2b, collect: read the blocks that reach a key and list the logits in question.
 
 Logits from the key `high` up are surely in: their weights are summed up block by block. Those in
 [low, high) are listed: their key, and the slot of their block among the blocks that reach `low`.

@@ -1,4 +1,4 @@
-"""Step 2, select and draw: from the block table to the tokens of a row.
+"""Step 3, draw: from the masses of the kept tokens to the tokens of a row.
 
     M = mass of the kept tokens,  r = floor(U * M / 2**64),  U = 64 bits of Philox-4x32-10
     token = first id whose prefix of masses, in vocabulary order, passes r (contract sections 5, 6)

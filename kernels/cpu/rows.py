@@ -132,14 +132,14 @@ def _compile(sources):
             min_p_log2, epsilon_log2 = np.float32(params[4]), np.float32(params[5])
             words = pointer(logits + stride_bytes * b, kind)
             greedy = temperature < _GREEDY_BELOW
-            by_value = min_p_log2 > -np.inf
-            filtered = top_k < vocab or top_p < 1 or by_value or epsilon_log2 > -np.inf
+            has_min_p = min_p_log2 > -np.inf
+            filtered = top_k < vocab or top_p < 1 or has_min_p or epsilon_log2 > -np.inf
             # Near masses tell nearly every draw; any of many draws may need the exact ones.
             only_tokens = purpose == TOKENS and logprobs == 0
             few_draws = only_tokens and num_samples <= _FEW_DRAWS
             try_near = few_draws and not filtered and c >= LEAST_C
             # The mass of the whole row is needed by top-p and epsilon, and by the draw.
-            whole_mass = (not greedy) and top_k >= vocab and (top_p < 1 or not by_value)
+            whole_mass = (not greedy) and top_k >= vocab and (top_p < 1 or not has_min_p)
             with_sums = whole_mass and not try_near
             best = summarize(words, vocab, c, space.maxima, space.sums, with_sums)
             row = Row(

@@ -1,4 +1,4 @@
-"""Step 2b, search: the threshold at which a measure reaches what is needed.
+"""Step 2d, search: the threshold at which a measure reaches what is needed.
 
     threshold = the largest key in [low, high) with  sum of measure[i] over keys[i] >= key  >= need
 

@@ -4,11 +4,12 @@ Every filter keeps the logits from a threshold up, and each threshold is the lar
 measure of {x >= key} reaches what is needed: the count reaches k (top-k), or the mass reaches
 P = max(1, ceil(p * mass(K))) (top-p; contract section 4). Min-p and epsilon name a value.
 
-    bracket  low <= threshold < high, from the block table
-    collect  the logits in the bracket into a list (`collect.py`)
-    search   the list by bisection (`search.py`)
+    2a bracket  low <= threshold < high, from the block table (`block_bound`, `mass_bounds`)
+    2b collect  the logits in the bracket into a list (`collect.py`)
+    2c refine   the bracket where they are too many, by a sample of the row (`refine.py`)
+    2d search   the list by bisection (`search.py`)
+    2e settle   the table: the sums of what is kept (`settle`)
 
-Where a bracket holds more than a list does, a sample of the row says where to look first.
 Twins: `kept_set` in `fused_sampler.contract.reference`, `kernels/gpu/select.py`.
 """
 
@@ -109,12 +110,15 @@ def mass_bounds(row, space, tops, size, need, low, high):
 def find(row, space, by, need, total, low, high):
     """The largest key in [low, high) at which a measure reaches `need`, else `low`.
 
-    Returns it, the bracket of the list, and how many blocks, listed logits and better ones it left.
+    By count any key that exactly `need` logits reach will do. Returns it, the bracket of the list,
+    and how many blocks, listed logits and better ones it left.
     """
     most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
     for n in range(row.num_blocks):
         most += BLOCK if space.maxima[n] >= low else 0
     attempt = 0
+    # It ends: a round that does not return raises `low` or lowers `high`, as low < start <= stop <
+    # high after a guess, and every second guess is the middle.
     while True:
         start, stop = low, high
         if low + 1 >= high:

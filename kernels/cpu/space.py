@@ -47,7 +47,7 @@ class Space(NamedTuple):
 
 
 def list_capacity(vocab: int) -> int:
-    """Logits that fit the list: with the table, below 4 copies of a row of 16-bit logits."""
+    """Logits that fit the list: of a wide row a quarter, 6 bytes a logit with the table."""
     return min(vocab, max(_SMALL, vocab // 4))
 
 

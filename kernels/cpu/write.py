@@ -1,4 +1,4 @@
-"""Step 3 of `softmax` and `mask_logits`: write the row that the earlier steps have settled.
+"""Step 4, of `softmax` and `mask_logits` alone: write the row that the earlier steps have settled.
 
     softmax:      out[i] = 2**((x[i] - m) * c) / (M / 2**40), M the row's integer mass
     mask_logits:  out[i] = x[i] / T where x[i] reaches the row's threshold, else -inf
