@@ -100,8 +100,8 @@ def sample(
     else:
         output = implementation.sample(x, rows, draws, return_info)
         if validate and int(output.tokens.min()) < 0:
-            remedy = f"{_MEND}; or pass validate=False to get token -1 for such rows"
-            _raise_invalid(x, output.tokens[:, 0] < 0, remedy)
+            skip = ", or pass validate=False to get token -1 for such rows"
+            _raise_invalid(x, output.tokens[:, 0] < 0, skip)
     if not return_info:
         return _as_asked(output.tokens, logits, num_samples)
     return SampleOutput(*(_as_asked(v, logits, num_samples) for v in output if v is not None))
@@ -134,6 +134,8 @@ def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:
     The CPU's kernels take a copy of what another device holds.
     """
     name = choose_backend(backend, x.device)
+    if x.is_meta:
+        raise ValueError('logits are on device "meta", which holds no values; load the model.')
     if name == "cpu" and x.device.type != "cpu":
         x = x.cpu()
     return load_backend(name), x
@@ -148,11 +150,16 @@ def _whole_rows(logits: torch.Tensor, x: torch.Tensor, output: torch.Tensor) -> 
 def check_logits(logits: torch.Tensor) -> torch.Tensor:
     """The logits as `[B, V]` with vocabulary stride 1, without gradient."""
     if not isinstance(logits, torch.Tensor):
-        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}.")
+        raise TypeError(
+            f"logits must be a torch.Tensor, got {type(logits).__name__}; pass "
+            "torch.as_tensor(logits), or of a model's output its logits[:, -1]."
+        )
     if hasattr(logits, "full_tensor"):
         raise TypeError(
             "logits are a DTensor, spread over several devices; pass logits.full_tensor()."
         )
+    if logits.layout is not torch.strided:
+        raise TypeError(f"logits have layout {logits.layout}; pass logits.to_dense().")
     if logits.dtype not in _DTYPES:
         raise TypeError(
             f"logits have dtype {logits.dtype}; fp32, bf16 and fp16 are supported, "
@@ -200,11 +207,11 @@ def _check_capture(
         )
 
 
-_MEND = "mend the model's output, or forbid tokens with -inf and leave at least one"
+def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, skip: str = "") -> None:
+    """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it.
 
-
-def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, remedy: str = _MEND) -> None:
-    """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it."""
+    `skip`: what else the caller can do than mend the row.
+    """
     if not invalid.any():
         return
     row = int(invalid.nonzero()[0])
@@ -212,5 +219,10 @@ def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, remedy: str = _M
     for name, bad in (("NaN", x.isnan()), ("+inf", x == torch.inf)):
         if bad.any():
             token = int(bad.nonzero()[0])
-            raise ValueError(f"logits row {row} holds {name} at token {token}; {remedy}.")
-    raise ValueError(f"logits row {row} forbids every token (all -inf); {remedy}.")
+            raise ValueError(
+                f"logits row {row} holds {name} at token {token}; mend the model's output "
+                f"(-inf forbids a token){skip}."
+            )
+    raise ValueError(
+        f"logits row {row} forbids every token (all -inf); leave at least one finite{skip}."
+    )

@@ -39,7 +39,7 @@ def _check_numbers(params: Any) -> None:
 
 
 _Values: Any = make_dataclass(
-    "_Values",
+    "SamplingParams",  # as its errors call it
     [(record.name, Parameter, record.off) for record in RECORDS.values()],
     namespace={"__post_init__": _check_numbers},
     frozen=True,
@@ -126,8 +126,9 @@ def check_names(params: SamplingParams | None, values: dict[str, Any]) -> None:
     """Raise TypeError for a name that is none, with a suggestion, and for `params` beside names."""
     for name, value in values.items():
         if name not in RECORDS:
-            close = difflib.get_close_matches(name, PARAMETERS, n=1)
-            remedy = f"did you mean {close[0]}?" if close else f"there are {', '.join(PARAMETERS)}."
+            close = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.7)
+            listed = f"the parameters are {', '.join(PARAMETERS)}; help() shows the rest."
+            remedy = f"did you mean {close[0]}?" if close else listed
             raise TypeError(f"there is no argument {name!r}; {remedy}")
         if params is not None and value is not None:
             raise TypeError(f"params and {name} were both given; pass one of them.")

@@ -75,6 +75,10 @@ def seed_tensor(seed: int | torch.Tensor) -> torch.Tensor:
         return torch.tensor(signed_word("seed", seed), device="cpu")
     if seed.dim() == 0:
         return seed_tensor(seed[None])[0]
+    if seed.dim() > 1:
+        raise ValueError(
+            f"seed has shape {list(seed.shape)}; pass an integer or a tensor of shape [B]."
+        )
     words = _int64("seed", seed, len(seed), seed.device)
     assert isinstance(words, torch.Tensor)
     return words
