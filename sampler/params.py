@@ -43,6 +43,7 @@ _Values: Any = make_dataclass(
     [(record.name, Parameter, record.off) for record in RECORDS.values()],
     namespace={"__post_init__": _check_numbers},
     frozen=True,
+    kw_only=True,  # a filter that comes between others moves none
 )
 
 

@@ -232,3 +232,25 @@ def test_off_values():
         for value in values:
             assert torch.equal(sample(x, seed=1, **{name: value}), plain), (name, value)
     assert torch.equal(mask_logits(x, None, top_k=None, top_p=None, min_p=None), x)
+
+
+@pytest.mark.parametrize(
+    "logits, words",
+    [
+        ([1.0, 2.0], r"got list; pass torch\.as_tensor\(logits\)"),
+        (torch.eye(2).to_sparse(), r"torch\.sparse_coo; pass logits\.to_dense\(\)"),
+    ],
+    ids=["list", "sparse"],
+)
+def test_what_is_no_plain_tensor(logits, words):
+    with pytest.raises(TypeError, match=words):
+        sample(logits)
+
+
+def test_names_that_are_none():
+    with pytest.raises(TypeError, match="no argument 'topk'; did you mean top_k"):
+        sample(X, topk=3)
+    with pytest.raises(TypeError, match="no argument 'seeds'; the parameters are temperature"):
+        sample(X, seeds=3)
+    with pytest.raises(TypeError):
+        SamplingParams(0.8)
