@@ -27,13 +27,13 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
     shape = batch, draws.num_samples
     tokens = torch.empty(shape, dtype=torch.int64, device="cpu")
     if not info:
-        _run(logits, rows, draws, TOKENS, tokens.data_ptr())
+        _run(logits, rows, draws, TOKENS, tokens, tokens.data_ptr())
         return SampleOutput(tokens)
     logprobs = torch.empty(shape, dtype=torch.float32, device="cpu")
     raw_logprobs = torch.empty(shape, dtype=torch.float32, device="cpu")
     kept = torch.empty(batch, dtype=torch.int64, device="cpu")
-    addresses = (values.data_ptr() for values in (tokens, logprobs, raw_logprobs, kept))
-    _run(logits, rows, draws, TOKENS, *addresses)
+    outputs = tokens, logprobs, raw_logprobs, kept
+    _run(logits, rows, draws, TOKENS, outputs, *(values.data_ptr() for values in outputs))
     return SampleOutput(tokens, logprobs, raw_logprobs, kept)
 
 
@@ -49,7 +49,7 @@ def mask_logits(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
 
 def _write(logits: torch.Tensor, rows: RowParams, purpose: int) -> torch.Tensor:
     output = torch.empty(logits.shape, dtype=torch.float32, device="cpu")
-    _run(logits, rows, _NO_DRAWS, purpose, output=output.data_ptr())
+    _run(logits, rows, _NO_DRAWS, purpose, output, output=output.data_ptr())
     return output
 
 
@@ -68,6 +68,7 @@ def _run(
     rows: RowParams,
     draws: Draws,
     purpose: int,
+    outputs: object,  # the tensors at the addresses that follow
     tokens: int = 0,
     logprobs: int = 0,
     raw_logprobs: int = 0,
@@ -102,4 +103,9 @@ def _run(
         sample_rows(*arguments, scratch_address(size), 0)
         return
     counter = torch.zeros(1, dtype=torch.int64, device="cpu")
-    run_shared(lambda: sample_rows(*arguments, scratch_address(size), counter.data_ptr()), threads)
+
+    # Threads go on where an interrupt ends this call: what they have the addresses of is held.
+    def work(held: object = (logits, table, draws, outputs)) -> None:
+        sample_rows(*arguments, scratch_address(size), counter.data_ptr())
+
+    run_shared(work, threads)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
@@ -15,6 +17,8 @@ import torch
 from common import logits_of
 
 from fused_sampler import sample
+from fused_sampler.contract.draws import Draws
+from fused_sampler.params import resolve_rows
 
 launch = pytest.importorskip("fused_sampler.kernels.cpu.launch", reason="needs Numba")
 threads = sys.modules["fused_sampler.kernels.cpu.threads"]
@@ -49,6 +53,39 @@ def test_threads_share_the_rows(several):
     assert names().count("fused-sampler") >= 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(3, 70_000), (600, 300)])
+def test_every_dtype_and_shape_is_the_same_in_threads(shape, dtype):
+    x = logits_of("random", *shape).to(dtype)
+    assert x.numel() >= launch._SHARED_FROM
+    rows = resolve_rows(x, top_p=torch.linspace(0.5, 1, len(x)))
+    found = []
+    for number in (1, 4):
+        torch.set_num_threads(number)
+        info = sample(x, 0.7, top_k=40, seed=3, num_samples=6, return_info=True)
+        found.append([*info, launch.softmax(x, rows), launch.mask_logits(x, rows), *draw(x)])
+    torch.set_num_threads(1)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+def test_each_row_is_worked_on_once(several, monkeypatch):
+    def twice(work, number):
+        work()
+        made[0].fill_(-7)
+        work()
+
+    def empty(*args, **kwargs):
+        made.append(new(*args, **kwargs))
+        return made[-1]
+
+    made, new = [], torch.empty
+    monkeypatch.setattr(launch, "run_shared", twice)
+    launch.scratch_address(launch.space_bytes(X.shape[1]))
+    monkeypatch.setattr(torch, "empty", empty)
+    assert (sample(X, top_k=5, validate=False) == -7).all()
+
+
 def test_as_many_threads_as_pytorch_has(several, monkeypatch):
     served = []
 
@@ -80,15 +117,46 @@ def test_several_python_threads_at_once(several, own):
         assert list(pool.map(draw, inputs * 3)) == expected * 3
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_threads_of_its_own(several):
-    draw()  # the parent's threads wait
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def same_in_a_forked_child():
+    """Whether a child draws the same, in threads of its own; a hang is a failure."""
     child = os.fork()
     if child == 0:
-        signal.alarm(60)  # a hang is a failure
-        os._exit(0 if draw() == ALONE and names().count("fused-sampler") == 3 else 1)
-    assert os.waitpid(child, 0)[1] == 0
+        code = 1
+        try:
+            signal.alarm(60)
+            code = 0 if draw() == ALONE and names().count("fused-sampler") == 3 else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@needs_fork
+def test_a_forked_child_has_threads_of_its_own(several):
+    draw()  # the parent's threads wait
+    assert same_in_a_forked_child()
     assert draw() == ALONE  # and the parent still has its own
+
+
+@needs_fork
+def test_a_child_forked_while_threads_work(several):
+    ended = threading.Event()
+
+    def work():
+        while not ended.is_set():
+            draw()
+
+    others = [threading.Thread(target=work) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        assert [same_in_a_forked_child() for _ in range(5)] == [True] * 5
+    finally:
+        ended.set()
+        for other in others:
+            other.join()
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
@@ -121,22 +189,74 @@ def test_an_error_in_a_thread_reaches_the_caller():
         threads.run_shared(work, 2)
 
 
+@pytest.mark.parametrize("purpose", ["sample", "mask_logits"])
+def test_an_interrupted_call_leaves_its_memory_to_its_threads(several, monkeypatch, purpose):
+    at_work, made = [], []
+
+    def interrupt(work, number):
+        at_work.append(work)
+        raise KeyboardInterrupt
+
+    def empty(*args, **kwargs):
+        tensor = new(*args, **kwargs)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    new = torch.empty
+    monkeypatch.setattr(launch, "run_shared", interrupt)
+    monkeypatch.setattr(torch, "empty", empty)
+    x = X.clone()
+    made.append(weakref.ref(x))
+    rows = resolve_rows(x, top_k=torch.full((len(x),), 5))
+    made.append(weakref.ref(rows.table))
+    try:
+        if purpose == "sample":
+            launch.sample(x, rows, Draws(0, 0, None, 2), True)
+        else:
+            launch.mask_logits(x, rows)
+    except KeyboardInterrupt:
+        del x, rows
+    assert len(made) == (6 if purpose == "sample" else 3)
+    assert None not in [tensor() for tensor in made]
+    at_work.clear()
+    assert [tensor() for tensor in made] == [None] * len(made)
+
+
 def test_nothing_of_the_process_is_changed(several):
     import numba
     import numpy
 
     def settings():  # asking Numba for its threads would start them, and change PyTorch's
         options = {name: value for name, value in vars(numba.config).items() if name.isupper()}
-        return torch.get_num_threads(), options, numpy.geterr()
+        threads_of_numba = getattr(sys.modules.get("numba.np.ufunc.parallel"), "_is_initialized", 0)
+        own = torch.get_num_threads(), torch.get_num_interop_threads(), numpy.geterr()
+        return *own, options, threads_of_numba, signal.getsignal(signal.SIGINT)
 
     before = settings()
     draw()
     assert settings() == before
 
 
-def test_a_program_ends_while_threads_wait():
-    code = (
-        "import torch; from fused_sampler import sample; torch.set_num_threads(4);"
-        "sample(torch.randn(64, 5000), top_p=0.9)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+PROGRAM = """
+import threading, time, torch
+from fused_sampler import sample
+torch.set_num_threads(4)
+x = torch.randn(64, 5000)
+sample(x, top_p=0.9)
+def work():
+    while True:
+        sample(x, top_p=0.9)
+if AT_WORK:
+    threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.2)
+print(time.monotonic())
+"""
+
+
+@pytest.mark.parametrize("at_work", [False, True])
+def test_a_program_ends_at_once(at_work):
+    code = PROGRAM.replace("AT_WORK", str(at_work))
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert time.monotonic() - float(ran.stdout) < 10  # monotonic is the system's
+    assert ran.stderr == ""
