@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 CASES = {
     "temperature": "sample(x, 0.8)",
@@ -48,3 +49,13 @@ def test_peak_memory(call):
     command = [sys.executable, "-c", SCRIPT.replace("CALL", call)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert float(result.stdout) <= 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scratch_memory_of_a_thread(dtype):
+    """At most 4 copies of a row; for small vocabularies 96 KiB: a list always holds 4,096."""
+    pytest.importorskip("numba", reason="needs the `cpu` extra")
+    from fused_sampler.kernels.cpu.space import space_bytes
+
+    for vocab in (1, 63, 65, 1000, 4097, 12_000, 32_000, 49_152, 128_256, 151_936, 2**20, 2**22):
+        assert space_bytes(vocab) <= max(4 * vocab * dtype.itemsize, 96 * 2**10)

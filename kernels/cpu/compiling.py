@@ -1,23 +1,36 @@
 """How the kernels of this folder are compiled: decorators, and the cache on disk.
 
 Numba keys its cache by the file of the entry function alone, and the entry calls functions of other
-files. So an entry is a closure over `SOURCES`, which Numba makes part of the key.
+files and holds constants of the package. So an entry is a closure over `SOURCES`, which Numba makes
+part of the key.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from numba import njit
+from numba.core.caching import FunctionCache
 
-SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
+from fused_sampler import params
+from fused_sampler.contract import mass
+
+_PATHS = [*sorted(Path(__file__).parent.glob("*.py")), Path(mass.__file__), Path(params.__file__)]
+SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _PATHS)).hexdigest()
 
 # No fast-math: contract arithmetic rounds each step. Divisions by zero follow IEEE, unchecked.
 device = njit(error_model="numpy")
+
+
+class _Cache(FunctionCache):
+    """Numba's, but a full disk is no error: nothing is kept."""
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)
 
 
 def entry(function: Callable) -> Callable:
@@ -25,7 +38,7 @@ def entry(function: Callable) -> Callable:
 
     Where no folder can be written, neither beside the package nor the user's own, nothing is kept.
     """
-    try:
-        return njit(error_model="numpy", nogil=True, cache=True)(function)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return njit(error_model="numpy", nogil=True)(function)
+    compiled = njit(error_model="numpy", nogil=True)(function)
+    with contextlib.suppress(RuntimeError):  # "cannot cache function: no locator available"
+        compiled._cache = _Cache(function)  # as `cache=True` does it
+    return compiled

@@ -23,6 +23,11 @@ from fused_sampler.kernels.cpu.rows import sample_rows
 stats = sample_rows.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
+KEY = """
+from fused_sampler.kernels.cpu.rows import sample_rows
+key = sample_rows._cache._index_key((), sample_rows.targetctx.codegen())
+print(int(key[-1][-1], 16))
+"""
 # The folders as they install, wherever they are.
 FIND = """
 import importlib.util, os, sys
@@ -42,6 +47,13 @@ def none(cls, function, path):
 for locator in caching.CacheImpl._locator_classes:
     locator.from_function = classmethod(none)
 """
+FULL = """
+import errno
+from numba.core.caching import IndexDataCacheFile
+def full(self, *_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+IndexDataCacheFile._save_data = full
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +68,16 @@ def folders(tmp_path_factory):
     return places
 
 
-def run(folders, before="", cache=None):
-    """What the call drew; how often its code was found on disk, and how often compiled."""
+def run(folders, before="", cache=None, code=DRAW):
+    """What the call drew; how often its code was found on disk, and how often not."""
     environment = {**os.environ, **({"NUMBA_CACHE_DIR": str(cache)} if cache else {})}
-    code = f"FOLDERS = {folders!r}\n{FIND}\n{before}\n{DRAW}"
+    program = f"FOLDERS = {folders!r}\n{FIND}\n{before}\n{code}"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return [int(word) for word in done.stdout.split()]
@@ -70,11 +86,25 @@ def run(folders, before="", cache=None):
 def test_compiled_code_is_kept_for_the_next_process(folders, tmp_path):
     assert run(folders, cache=tmp_path) == [1, 0, 1]
     assert run(folders, cache=tmp_path) == [1, 1, 0]
-    # Numba looks at the file of the entry alone; a change of another one counts as well.
-    with (Path(folders["fused_sampler.kernels"]) / "cpu" / "write.py").open("a") as file:
-        file.write("\n# changed\n")
-    assert run(folders, cache=tmp_path) == [1, 0, 1]
 
 
-def test_where_nothing_can_be_written_it_works_all_the_same(folders):
-    assert run(folders, before=NOWHERE)[0] == 1
+@pytest.mark.parametrize(
+    "package, file",
+    [
+        ("fused_sampler.kernels", "cpu/write.py"),
+        ("fused_sampler", "contract/mass.py"),
+        ("fused_sampler", "params.py"),
+    ],
+)
+def test_other_sources_make_another_key(folders, package, file):
+    """Numba looks at the file of the entry alone; what it compiles comes from others as well."""
+    before = run(folders, code=KEY)
+    with (Path(folders[package]) / file).open("a") as source:
+        source.write("\n# changed\n")
+    assert run(folders, code=KEY) != before
+
+
+@pytest.mark.parametrize("nowhere", [NOWHERE, FULL], ids=["no folder", "a full disk"])
+def test_where_nothing_can_be_written_it_works_all_the_same(folders, tmp_path, nowhere):
+    assert run(folders, before=nowhere, cache=tmp_path)[0] == 1
+    assert not list(tmp_path.rglob("*.nbc"))
