@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from common import logits_of
@@ -39,11 +41,36 @@ def test_auto_is_the_textbook_where_the_compiler_is_missing(missing):
     assert torch.equal(mask_logits(X, top_k=5) > -torch.inf, expected)
 
 
-@pytest.mark.parametrize("name, extra", [("cpu", "cpu"), ("triton", "triton")])
-def test_a_missing_compiler_is_named(missing, name, extra):
-    words = rf"\"{name}\" is not available: .*not installed; pip install 'fused-sampler\[{extra}\]'"
-    with pytest.raises(ValueError, match=words):
-        dispatch.choose_backend(name, CUDA)
+@pytest.mark.parametrize("name, package", [("cpu", "numba"), ("triton", "triton")])
+def test_a_missing_compiler_is_named(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)  # its import fails
+    kernels._unusable.cache_clear()
+    words = (
+        rf"\"{name}\" is not available: {package} is not installed; "
+        rf"pip install 'fused-sampler\[{name}\]', or use backend=\"torch\""
+    )
+    try:
+        with pytest.raises(ValueError, match=words):
+            dispatch.choose_backend(name, CUDA)
+        assert dispatch.choose_backend("auto", CUDA if name == "triton" else CPU) == "torch"
+        if name == "cpu":
+            for function in (sample, softmax, mask_logits):
+                with pytest.raises(ValueError, match=words):
+                    function(X, backend="cpu")
+    finally:
+        kernels._unusable.cache_clear()
+
+
+def test_a_compiler_that_is_too_old_is_named(monkeypatch):
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr(numba, "__version__", "0.60.0")
+    kernels._unusable.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"numba 0\.60\.0 is older than 0\.61; upgrade it"):
+            dispatch.choose_backend("cpu", CPU)
+        assert dispatch.choose_backend("auto", CPU) == "torch"
+    finally:
+        kernels._unusable.cache_clear()
 
 
 class Elsewhere(torch.Tensor):
@@ -89,10 +116,9 @@ def test_another_devices_logits_are_copied_to_the_cpu(backend, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["auto", "cpu", "triton", "torch"])
 def test_every_backend_draws_the_same(backend):
-    if backend != "auto" and backend != "torch":
-        reason = kernels.unavailable(backend, CPU)
-        if reason:
-            pytest.skip(reason)
+    reason = kernels.unavailable(backend, CPU) if backend in ("cpu", "triton") else None
+    if reason:
+        pytest.skip(reason)
     x = logits_of("random", 6, 3000)
     options = {"temperature": 0.7, "top_p": 0.9, "epsilon_cutoff": 1e-3, "seed": torch.arange(6)}
     assert torch.equal(sample(x, **options, backend=backend), sample(x, **options, backend="torch"))
@@ -103,15 +129,22 @@ def test_a_name_that_is_none():
         sample(X, backend="gpu")
 
 
-def test_logits_spread_over_devices():
-    """As a DTensor is; it may be refused without being imported."""
+@pytest.fixture
+def spread():
+    """`X` as a DTensor, over the one process of a group."""
+    if not torch.distributed.is_available():
+        pytest.skip("needs torch.distributed")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
 
-    class Spread(torch.Tensor):
-        def full_tensor(self):
-            return self.as_subclass(torch.Tensor)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield DTensor.from_local(X, init_device_mesh("cpu", (1,)), [Shard(1)])
+    torch.distributed.destroy_process_group()
 
-    x = X.as_subclass(Spread)
+
+def test_logits_spread_over_devices(spread):
     for function in (sample, softmax, mask_logits):
         with pytest.raises(TypeError, match=r"DTensor.*pass logits\.full_tensor\(\)"):
-            function(x)
-    assert sample(x.full_tensor(), seed=1).shape == (3,)
+            function(spread)
+    assert torch.equal(sample(spread.full_tensor(), seed=1), sample(X, seed=1))

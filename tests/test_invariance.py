@@ -49,17 +49,19 @@ def test_strided_rows(params):
     assert torch.equal(sample(column, seed=1, **params), sample(x, seed=1, **params))
 
 
-def test_padded_vocabulary(params):
-    x = logits_of("random", 4, 1000)
-    padded = torch.nn.functional.pad(x, (0, 777), value=-torch.inf)
+@pytest.mark.parametrize("vocab, more", [(1000, 777), (1000, 9), (5000, 20_000)])
+def test_padded_vocabulary(params, vocab, more):
+    x = logits_of("random", 4, vocab)
+    padded = torch.nn.functional.pad(x, (0, more), value=-torch.inf)
     assert torch.equal(sample(padded, seed=1, **params), sample(x, seed=1, **params))
-    assert torch.equal(mask_logits(padded, **params)[:, :1000], mask_logits(x, **params))
+    assert torch.equal(mask_logits(padded, **params)[:, :vocab], mask_logits(x, **params))
 
 
-def test_many_samples_are_as_many_calls(params):
+@pytest.mark.parametrize("number", [4, 40])
+def test_many_samples_are_as_many_calls(params, number):
     x = logits_of("random", 3, 1000)
-    many = sample(x, seed=5, num_samples=4, **params)
-    assert many.shape == (3, 4)
+    many = sample(x, seed=5, num_samples=number, **params)
+    assert many.shape == (3, number)
     assert torch.equal(many[:, :1], sample(x, seed=5, num_samples=1, **params)[:, None])
     assert torch.equal(many[:, :3], sample(x, seed=5, num_samples=3, **params))
     assert len({tuple(column) for column in many.T.tolist()}) > 1
