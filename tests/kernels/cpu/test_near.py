@@ -36,14 +36,21 @@ def many_equal(vocab, every=640, light=-9.0, seed=0):
     return x
 
 
+def cut_short(vocab):
+    """A row whose memory goes on with tokens that would win."""
+    x = many_equal(vocab + 64)
+    x[0, vocab:] = 9.0
+    return x[:, :vocab]
+
+
 ROWS = {
     "random": logits_of("random", 1, 50_000),
     "bf16": logits_of("random", 1, 50_000, seed=1).bfloat16(),
     "real, fp16": real_logits()[:1],
     "many equal": many_equal(40_000),
     "many equal, wide": many_equal(2**18),
-    "a short block": many_equal(12_837),
-    "a block of one": many_equal(6401),
+    "a short block": cut_short(12_837),
+    "a block of one": cut_short(6401),
     "few blocks": many_equal(2**16, every=2**14, light=-20.0),
     "light tail": torch.cat([torch.zeros(1, 1), torch.full((1, 2**18), -26.0)], dim=1),
     "masses of 2**-40": torch.cat([torch.zeros(1, 7), torch.full((1, 2**17), -27.72)], dim=1),
