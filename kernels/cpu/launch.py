@@ -11,7 +11,7 @@ from fused_sampler.params import RowParams
 
 from .rows import MASKED, PROBABILITIES, ROW_NUMBER, TOKENS, VALUE, sample_rows
 from .space import list_capacity, space_bytes
-from .threads import run_shared, scratch_address
+from .threads import run_shared, scratch_memory
 
 _SHARED_FROM = 2**17  # logits of a call from which a second thread is worth waking
 _KINDS = {  # a word of each dtype, whose type tells the compiled function
@@ -100,12 +100,14 @@ def _run(
     size = space_bytes(vocab)
     threads = min(torch.get_num_threads(), batch) if batch * vocab >= _SHARED_FROM else 1
     if threads == 1:
-        sample_rows(*arguments, scratch_address(size), 0)
+        scratch = scratch_memory(size)
+        sample_rows(*arguments, scratch.data_ptr(), 0)
         return
     counter = torch.zeros(1, dtype=torch.int64, device="cpu")
 
     # Threads go on where an interrupt ends this call: what they have the addresses of is held.
     def work(held: object = (logits, table, draws, outputs)) -> None:
-        sample_rows(*arguments, scratch_address(size), counter.data_ptr())
+        scratch = scratch_memory(size)
+        sample_rows(*arguments, scratch.data_ptr(), counter.data_ptr())
 
     run_shared(work, threads)

@@ -94,8 +94,11 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def scratch_address(size: int) -> int:
-    """The address of `size` bytes that are the thread's own until its next call."""
+def scratch_memory(size: int) -> torch.Tensor:
+    """At least `size` bytes that are the thread's own until its next call.
+
+    To be held while they are in use: where the program ends, the thread's own are forgotten.
+    """
     if _scratch.memory.numel() < size:
         _scratch.memory = torch.empty(size, dtype=torch.uint8, device="cpu")
-    return _scratch.memory.data_ptr()
+    return _scratch.memory

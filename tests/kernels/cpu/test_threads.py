@@ -81,7 +81,7 @@ def test_each_row_is_worked_on_once(several, monkeypatch):
 
     made, new = [], torch.empty
     monkeypatch.setattr(launch, "run_shared", twice)
-    launch.scratch_address(launch.space_bytes(X.shape[1]))
+    launch.scratch_memory(launch.space_bytes(X.shape[1]))
     monkeypatch.setattr(torch, "empty", empty)
     assert (sample(X, top_k=5, validate=False) == -7).all()
 
@@ -177,6 +177,17 @@ def test_inference_mode(several):
     tokens += 1  # an ordinary tensor: it can be written
 
 
+def test_busy_threads_keep_nobody_waiting(several):
+    draw()
+    freed = threading.Event()
+    for _ in range(threads._pool.size):
+        threads._pool.shares.put(threads._Share(lambda: freed.wait(20)))
+    began = time.monotonic()
+    assert draw() == ALONE
+    assert time.monotonic() - began < 10
+    freed.set()
+
+
 def test_an_error_in_a_thread_reaches_the_caller():
     def work():
         if threading.current_thread() is not threading.main_thread():
@@ -238,25 +249,28 @@ def test_nothing_of_the_process_is_changed(several):
 
 
 PROGRAM = """
-import threading, time, torch
+import time, torch
 from fused_sampler import sample
+from fused_sampler.kernels.cpu import launch, threads
 torch.set_num_threads(4)
 x = torch.randn(64, 5000)
 sample(x, top_p=0.9)
-def work():
-    while True:
-        sample(x, top_p=0.9)
-if AT_WORK:
-    threading.Thread(target=work, daemon=True).start()
-    time.sleep(0.2)
-print(time.monotonic())
+if AT_WORK:  # on a call of a minute, which an interrupt has left to them
+    works = []
+    launch.run_shared = lambda work, number: works.append(work)
+    sample(x[:1].expand(2_000_000, -1), top_p=0.9, validate=False)
+    print(time.monotonic())
+    for _ in range(3):
+        threads._pool.shares.put(threads._Share(works[0]))
+    time.sleep(0.5)
+else:
+    print(time.monotonic())
 """
 
 
 @pytest.mark.parametrize("at_work", [False, True])
-def test_a_program_ends_at_once(at_work):
-    code = PROGRAM.replace("AT_WORK", str(at_work))
-    command = [sys.executable, "-c", code]
+def test_a_program_ends_at_once_whatever_threads_do(at_work):
+    command = [sys.executable, "-c", PROGRAM.replace("AT_WORK", str(at_work))]
     ran = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
-    assert time.monotonic() - float(ran.stdout) < 10  # monotonic is the system's
+    assert time.monotonic() - float(ran.stdout) < 10  # the clock is the system's
     assert ran.stderr == ""
