@@ -65,7 +65,8 @@ def block_of(row, group, left, threshold, greedy, SHAPE: tl.constexpr):
             n = group * SHAPE.PER_GROUP + j
             block_key = load_block_key(row.table, n, row.num_blocks, SHAPE.SHIFT)
             reach = block_key >= threshold
-            sums = load_sums(row.table, n, (n < row.num_blocks) & reach)
+            # A greedy row has no sums.
+            sums = load_sums(row.table, n, (n < row.num_blocks) & reach & (greedy == 0))
             mantissa, shift = block_scale(value_of(block_key, SHAPE.SHIFT), row.max, row.c)
             mass = scale_sums(sums, mantissa, shift)
             if greedy:
@@ -140,7 +141,8 @@ def _draw_kernel(
         num_blocks,
     )
     valid = (row.max < float("inf")) & (row.max > -float("inf"))
-    threshold = lowest_key(SHAPE.SHIFT)
+    # Nothing reaches the threshold of an invalid row: its sums may not be there.
+    threshold = tl.where(valid, lowest_key(SHAPE.SHIFT), 0x7FFFFFFF)
     kept = 0
     if greedy:
         threshold = key_of(row.max, SHAPE.SHIFT)
