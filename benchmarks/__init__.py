@@ -8,6 +8,8 @@
 - `results.py` writes CSV and JSON, `report.py` Markdown, `plots.py` and `drawing.py` pictures.
 - `traffic.py` counts what the GPU kernels read and write (`counter.py`, in Triton's interpreter by
   `interpreter.py`) into `planes.json`; `gpu_time.py` and `estimate.py` make GPU times of it.
+- `cycles.py` counts the instructions of their machine code, which `emulator/` runs without a GPU,
+  into `cycles.json`.
 - `end_to_end.py` times `generate`; `check.py` holds the ratios against `floor.json`; `speed/` has
   the main cases for pytest-benchmark. `command.py` is what their command lines share.
 """

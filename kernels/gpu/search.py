@@ -1,4 +1,4 @@
-"""Step 2d, search: the threshold among the listed logits, by bisection in registers (device code).
+"""Step 2d, search: the threshold among the listed logits, in registers (device code).
 
 The list holds the logits in question, those of one block side by side. With w the weight of a
 listed logit, and W the sum of weights of the larger ones of its block, surely kept or listed,
@@ -6,8 +6,9 @@ listed logit, and W the sum of weights of the larger ones of its block, surely k
     count(key) = surely kept + listed logits from `key` up
     mass(key)  = their mass  + sum over listed logits from `key` up of scale(W + w) - scale(W)
 
-In each block that sum telescopes to what its tokens add together, so that a step of the bisection
-is one reduction. It takes at most 32 steps, 16 for bf16 and 19 for fp16.
+In each block that sum telescopes to what its tokens add together, so that a step of the search is
+one reduction. By mass it is a bisection, of at most 32 steps, 16 for bf16 and 19 for fp16; by count
+a step divides by three, and the search ends where a count is met.
 
 Traffic: by mass, the maximum and the sum of each entry's block.
 Races: nothing is written.
@@ -19,19 +20,14 @@ import triton
 import triton.language as tl
 
 from .arithmetic import block_scale, scale_sums, token_weights, value_of
-from .bracket import middle
+from .bracket import middle, search_thirds
 from .table import load_sums
 
 
 @triton.jit
 def search_count(entries, found, low, high, k):
-    """The largest key in [low, high) that `k` logits reach, else `low`."""
-    while low + 1 < high:
-        mid = middle(low, high)
-        count = found.sure_count + tl.sum((entries.key >= mid).to(tl.int32))
-        low = tl.where(count >= k, mid, low)
-        high = tl.where(count <= k, mid, high)  # equal: no logit is left in between
-    return low
+    """A key in [low, high) that the `k` largest logits and their ties reach, else `low`."""
+    return search_thirds(entries.key, low, high, k - found.sure_count)
 
 
 @triton.jit
