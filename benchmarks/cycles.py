@@ -76,9 +76,12 @@ def cycle_table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for case in COUNTED:
         cells = [found[case, kind] for kind in LOGITS]
-        shown = (f"{cell['cycles'] / 1000:.3g} ({cell['barriers']:,})" for cell in cells)
-        lines.append([case, *shown])
+        lines.append([case, *(_shown(cell["cycles"], cell["barriers"]) for cell in cells)])
     return table(head, lines)
+
+
+def _shown(cycles: int, barriers: int) -> str:
+    return f"{float(f'{cycles / 1000:.3g}'):,g} ({barriers:,})"
 
 
 def main() -> None:

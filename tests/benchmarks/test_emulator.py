@@ -72,4 +72,4 @@ def test_stored_cycles_are_those_of_the_kernels():
 def test_table_of_cycles():
     lines = cycle_table(read_cycles()).splitlines()
     assert len(lines) == 2 + len(COUNTED)
-    assert all(re.fullmatch(r"\| \S.* \|( [\d.e+]+ \([\d,]+\) \|){3}", line) for line in lines[2:])
+    assert all(re.fullmatch(r"\| \S.* \|( [\d.,]+ \([\d,]+\) \|){3}", line) for line in lines[2:])
