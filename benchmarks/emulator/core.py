@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...models.embedded import cache_dir
+
 _SOURCE = Path(__file__).with_name("core.cpp")
 _FLAGS = [
     *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC"),
@@ -91,8 +93,7 @@ def library() -> ctypes.CDLL:
     # The name says for what it was compiled: the source, the flags and the processor.
     machine = subprocess.run(["g++", "-march=native", "-Q", "--help=target"], capture_output=True)
     key = _SOURCE.read_bytes() + machine.stdout + " ".join(_FLAGS).encode()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "fused-sampler" / "emulator"
+    folder = cache_dir() / "emulator"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

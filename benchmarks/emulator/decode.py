@@ -396,20 +396,10 @@ class Program:
                 raise Unsupported(statement)
 
     def _memory(self, ins, parts: list[str], args: list[str]) -> None:
-        head, space = (
-            parts[0],
-            next(
-                (
-                    p.split("::")[0]
-                    for p in parts
-                    if p.split("::")[0] in ("global", "shared", "param", "local")
-                ),
-                "generic",
-            ),
-        )
-        if head == "ldu":
-            head = "ld"
-        if space is None or not self._op(ins, f"{head}.{space}"):
+        head = "ld" if parts[0] == "ldu" else parts[0]
+        named = (part.split("::")[0] for part in parts)
+        space = next((n for n in named if n in ("global", "shared", "param", "local")), "generic")
+        if not self._op(ins, f"{head}.{space}"):
             raise Unsupported(self._now)
         kind, bits = _match(re.fullmatch(r"([busf])(\d+)", parts[-1])).groups()
         ins["es"], ins["sx"] = int(bits) // 8, kind == "s"

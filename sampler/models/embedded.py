@@ -27,7 +27,7 @@ _MANIFEST = "complete.json"  # names every file and its size; written last
 
 
 def cache_dir() -> Path:
-    """Where the unpacked embedded model lives: `$FUSED_SAMPLER_CACHE`, else the user's cache."""
+    """Where what is made once is kept: `$FUSED_SAMPLER_CACHE`, else the user's cache."""
     if chosen := os.environ.get("FUSED_SAMPLER_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
