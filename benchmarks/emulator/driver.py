@@ -211,20 +211,9 @@ class _Driver:
         if options["races"]:
             self._remember_writes(log, regions, held)
         findings = [_finding(record, program, owners) for record in found[: number.value]]
-        hits, lanes, asked, sectors, waves = counts
+        hits, *_, moved = counts  # lanes, what they ask for, and sectors between
         grid = gx, gy, gz
-        launch = Launch(
-            program.name,
-            grid,
-            program.threads,
-            program,
-            hits,
-            lanes,
-            asked,
-            sectors,
-            waves,
-            findings,
-        )
+        launch = Launch(program.name, grid, program.threads, program, hits, moved, findings)
         log.append(launch)
         if launch.errors and options["strict"]:
             raise EmulationError("\n".join(describe(found) for found in launch.errors[:8]))

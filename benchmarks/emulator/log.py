@@ -27,10 +27,7 @@ class Launch:
     threads: int
     program: Program
     hits: np.ndarray  # warps that ran it
-    lanes: np.ndarray  # lanes that did
-    bytes: np.ndarray  # that lanes asked for
-    sectors: np.ndarray  # of 32 bytes
-    waves: np.ndarray  # of global memory the bytes, those that lanes share counted once
+    moved: np.ndarray  # bytes of global memory, those that lanes of a warp share counted once
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -47,11 +44,11 @@ class Launch:
 
     @property
     def bytes_read(self) -> int:
-        return self._count(self.waves, *_LOADS)
+        return self._count(self.moved, *_LOADS)
 
     @property
     def bytes_written(self) -> int:
-        return self._count(self.waves, *_STORES)
+        return self._count(self.moved, *_STORES)
 
     @property
     def barriers(self) -> float:
