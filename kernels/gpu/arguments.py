@@ -33,8 +33,7 @@ class Table(NamedTuple):
     """The block table: one line for each block of 64 logits, [B, N], or [N] of one row."""
 
     maxima_ptr: Any  # like logits
-    sums_low_ptr: Any  # int32
-    sums_high_ptr: Any  # int8
+    sums_ptr: Any  # int64: of the weights that count
 
 
 class Info(NamedTuple):

@@ -18,30 +18,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import BLOCK, block_scale, key_of, scale_sums, value_of
-
-
-@triton.jit
-def middle(low, high):
-    """The key halfway, without overflow."""
-    return (low & high) + ((low ^ high) >> 1)
-
-
-@triton.jit
-def search_thirds(keys, low, high, k):
-    """A key in [low, high) that the `k` largest of the keys reach, and no others; `low` if none is.
-
-    Ties of the k-th largest reach it too. A step looks at two keys: both counts are sums of one
-    reduction, 16 bits each.
-    """
-    while low + 1 < high:
-        third = tl.maximum((high.to(tl.int64) - low) // 3, 1).to(tl.int32)
-        first, second = low + third, tl.minimum(low + third + third, high - 1)
-        reach = (keys >= first).to(tl.int32) + ((keys >= second).to(tl.int32) << 16)
-        counts = tl.sum(reach)
-        count, fewer = counts & 0xFFFF, counts >> 16
-        high = tl.where(count <= k, first, tl.where(fewer <= k, second, high))  # equal: found
-        low = tl.where(fewer >= k, second, tl.where(count >= k, first, low))
-    return low
+from .search import middle, search_count
 
 
 @triton.jit
@@ -50,12 +27,14 @@ def bracket_count(row, low, high, k, SHAPE: tl.constexpr):
 
     And whether that is no bound at all, and more may reach it than the list holds.
     """
-    bound = search_thirds(row.group_key, low, high, k)
+    bound = search_count(row.group_key, low, high, k)
     nearest = tl.min(tl.where(row.group_key >= bound, row.group_key, 0x7FFFFFFF))
     bound = tl.where(bound > low, nearest, low)
-    groups = tl.sum((row.group_key >= bound).to(tl.int32))
-    most = groups * (SHAPE.PER_GROUP * BLOCK)
-    return bound, (bound == low) & (most > SHAPE.LIST)
+    crowded = False
+    if bound == low:
+        groups = tl.sum((row.group_key >= bound).to(tl.int32))
+        crowded = groups * (SHAPE.PER_GROUP * BLOCK) > SHAPE.LIST
+    return bound, crowded
 
 
 @triton.jit

@@ -33,7 +33,7 @@ from .arithmetic import (
     widen,
 )
 from .select import filtered, select
-from .table import load_block_key, load_group_key, load_group_mass, load_sums
+from .table import load_block_key, load_group_key, load_group_mass
 
 
 @triton.jit
@@ -66,7 +66,8 @@ def block_of(row, group, left, threshold, greedy, SHAPE: tl.constexpr):
             block_key = load_block_key(row.table, n, row.num_blocks, SHAPE.SHIFT)
             reach = block_key >= threshold
             # A greedy row has no sums.
-            sums = load_sums(row.table, n, (n < row.num_blocks) & reach & (greedy == 0))
+            mask = (n < row.num_blocks) & reach & (greedy == 0)
+            sums = tl.load(row.table.sums_ptr + n, mask=mask, other=0)
             mantissa, shift = block_scale(value_of(block_key, SHAPE.SHIFT), row.max, row.c)
             mass = scale_sums(sums, mantissa, shift)
             if greedy:
@@ -122,11 +123,7 @@ def _draw_kernel(
     c = of_row(c, pid_b, tl.float32)
     filters = filters_of_row(filters, pid_b)
     greedy = temperature < GREEDY_BELOW
-    table = Table(
-        table.maxima_ptr + pid_b * num_blocks,
-        table.sums_low_ptr + pid_b * num_blocks,
-        table.sums_high_ptr + pid_b * num_blocks,
-    )
+    table = Table(table.maxima_ptr + pid_b * num_blocks, table.sums_ptr + pid_b * num_blocks)
     list_ptr += pid_b * (2 * SHAPE.LIST + SHAPE.GROUPS)
     group_key = load_group_key(table, num_blocks, SHAPE)
     row = Row(
@@ -147,16 +144,14 @@ def _draw_kernel(
     if greedy:
         threshold = key_of(row.max, SHAPE.SHIFT)
         kept = 1
-    elif valid & filtered(filters, vocab_size):
-        threshold, kept = select(row, filters, SHAPE)
-    elif info is not None:
-        for s in range(splits):
-            kept += tl.load(info.allowed_ptr + pid_b * splits + s)
-
-    if greedy:
         group_mass = (group_key >= threshold).to(tl.int64)
+    elif valid & filtered(filters, vocab_size):
+        threshold, kept, group_mass = select(row, filters, SHAPE)
     else:
         group_mass = load_group_mass(row, table, threshold, row.c, SHAPE)
+        if info is not None:
+            for s in range(splits):
+                kept += tl.load(info.allowed_ptr + pid_b * splits + s)
     mass = tl.sum(group_mass)
     upto = tl.cumsum(group_mass, 0)
     groups = tl.arange(0, SHAPE.GROUPS)
@@ -169,11 +164,7 @@ def _draw_kernel(
     if stream_ptr is not None:
         stream = of_row(Column(stream_ptr, stream_stride), pid_b, tl.int64)
     if info is not None:
-        raw = Table(
-            table.maxima_ptr,
-            info.raw.sums_low_ptr + pid_b * num_blocks,
-            info.raw.sums_high_ptr + pid_b * num_blocks,
-        )
+        raw = Table(table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
         raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))
         tl.store(info.kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
 

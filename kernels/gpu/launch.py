@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
     list: int = 2048  # logits in question held at one time: 4 a thread
     tile: int = 32  # blocks a tile, selecting: 4 logits a thread, beside 16 measures a block
     stream_threads: int = 128  # small programs, many to a processor
-    draw_threads: int = 512  # one program a row: as many as 128 registers for each allow
+    draw_threads: int = 256  # one program a row: as many as 128 registers for each allow
 
 
 SIZES = Sizes()
@@ -74,10 +74,9 @@ def _summarize_and_draw(
     def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         return logits.new_empty(shape, dtype=dtype)
 
-    def sums() -> tuple[torch.Tensor, torch.Tensor]:
-        return empty(torch.int32, batch, num_blocks), empty(torch.int8, batch, num_blocks)
-
-    table = Table(empty(logits.dtype, batch, num_blocks), *sums())
+    table = Table(
+        empty(logits.dtype, batch, num_blocks), empty(torch.int64, batch, num_blocks)
+    )
     scratch = empty(torch.int32, batch, 2 * SIZES.list + groups)
     row_max, thresholds = empty(torch.float32, 2, batch)
     settled = Settled(row_max, thresholds, empty(torch.int64, batch))
@@ -86,7 +85,7 @@ def _summarize_and_draw(
     if info:
         logprobs, raw_logprobs = (empty(torch.float32, *output.tokens.shape) for _ in range(2))
         output = SampleOutput(output.tokens, logprobs, raw_logprobs, empty(torch.int64, batch))
-        raw = Table(table.maxima_ptr, *sums())
+        raw = table._replace(sums_ptr=empty(torch.int64, batch, num_blocks))
         asked = Info(raw, empty(torch.int32, batch, splits), *output[1:])
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)

@@ -14,13 +14,13 @@ import triton.language as tl
 
 from .arithmetic import block_scale, key_of, lowest_key, scale_sums, token_weights, value_of
 from .collect import list_blocks, load_blocks
+from .search import MASS
 
-COUNT, MASS = tl.constexpr(0), tl.constexpr(1)  # measures of a set of logits
 PIVOTS = tl.constexpr(16)
 
 
 @triton.jit
-def most_above(row, SHIFT: tl.constexpr):
+def spread_from(row, SHIFT: tl.constexpr):
     """A value that most logits lie above, fp32.
 
     It is as far below the lowest block maximum as that is below the row's.
@@ -31,14 +31,14 @@ def most_above(row, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def pivot(low, high, j, spread_from, SHIFT: tl.constexpr):
+def pivot(low, high, j, lowest, SHIFT: tl.constexpr):
     """The key `j / PIVOTS` of the way from `low` to `high`, or that of the value there.
 
-    Values count from `spread_from` up; infinity stands for keys.
+    Values count from `lowest` up; infinity stands for keys.
     """
     key = (low + ((high.to(tl.int64) - low) * j) // PIVOTS).to(tl.int32)
-    if spread_from < float("inf"):
-        a = tl.maximum(value_of(low, SHIFT), spread_from)
+    if lowest < float("inf"):
+        a = tl.maximum(value_of(low, SHIFT), lowest)
         b = value_of(high - 1, SHIFT)
         part = (b * 0.5 - a * 0.5) * (j * (1.0 / PIVOTS))  # half: the difference may be infinite
         key = tl.minimum(tl.maximum(key_of(a + part + part, SHIFT), low), high)
@@ -46,8 +46,11 @@ def pivot(low, high, j, spread_from, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def refine(row, low, high, MEASURE: tl.constexpr, need, spread_from, SHAPE: tl.constexpr):
+def refine(row, low, high, MEASURE: tl.constexpr, need, by_value, SHAPE: tl.constexpr):
     """A sixteenth of the bracket [low, high) that still encloses the threshold, and its count."""
+    lowest = float("inf")
+    if by_value:
+        lowest = spread_from(row, SHAPE.SHIFT)
     pivots = tl.arange(0, PIVOTS)
     count = tl.full([SHAPE.TILE, PIVOTS], 0, tl.int32)
     mass = tl.full([SHAPE.TILE, PIVOTS], 0, tl.int64)
@@ -63,7 +66,7 @@ def refine(row, low, high, MEASURE: tl.constexpr, need, spread_from, SHAPE: tl.c
                 weights = token_weights(x, block_max[:, None], row.c)
                 mantissa, shift = block_scale(block_max, row.max, row.c)
             for i in range(PIVOTS):
-                above = key >= pivot(low, high, i + 1, spread_from, SHAPE.SHIFT)
+                above = key >= pivot(low, high, i + 1, lowest, SHAPE.SHIFT)
                 here = (pivots == i)[None, :]
                 count += tl.where(here, tl.sum(above.to(tl.int32), axis=1)[:, None], 0)
                 if MEASURE == MASS:
@@ -76,6 +79,6 @@ def refine(row, low, high, MEASURE: tl.constexpr, need, spread_from, SHAPE: tl.c
     count_low = tl.sum(tl.where(pivots == steps - 1, count_from, 0))
     count_low = tl.where(steps == 0, tl.sum(everything), count_low)
     count_high = tl.sum(tl.where(pivots == steps, count_from, 0))
-    new_low = tl.where(steps == 0, low, pivot(low, high, steps, spread_from, SHAPE.SHIFT))
-    new_high = pivot(low, high, steps + 1, spread_from, SHAPE.SHIFT)
+    new_low = tl.where(steps == 0, low, pivot(low, high, steps, lowest, SHAPE.SHIFT))
+    new_high = pivot(low, high, steps + 1, lowest, SHAPE.SHIFT)
     return new_low, new_high, count_low - count_high

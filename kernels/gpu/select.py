@@ -27,10 +27,10 @@ import triton.language as tl
 
 from .arithmetic import key_of, log2_mass, lowest_key
 from .bracket import bracket_count, bracket_mass, value_key
-from .collect import Found, collect, load_entries
-from .refine import COUNT, MASS, most_above, refine
-from .search import listed_masses, search_count, search_mass
-from .settle import settle
+from .collect import Found, collect
+from .refine import refine
+from .search import COUNT, MASS, search_list
+from .settle import add_weights, next_key
 from .table import load_group_mass
 
 
@@ -61,15 +61,15 @@ def list_bracket(row, low, high, crowded, MEASURE: tl.constexpr, need, SHAPE: tl
 
     It is refined until the list holds what lies in it. `crowded`: it does not, for sure.
     """
-    spread_from = most_above(row, SHAPE.SHIFT)
+    by_value = True
     found = Found(SHAPE.LIST + 1, 0, tl.zeros([], tl.int64))
     while found.listed > SHAPE.LIST:
         if low + 1 >= high:  # one key is left: all that reach it are kept
             high = low
             crowded = False
         if crowded:
-            low, high, count = refine(row, low, high, MEASURE, need, spread_from, SHAPE)
-            spread_from = float("inf")
+            low, high, count = refine(row, low, high, MEASURE, need, by_value, SHAPE)
+            by_value = False
             crowded = count > SHAPE.LIST
         else:
             found = collect(row, low, high, SHAPE)
@@ -79,9 +79,10 @@ def list_bracket(row, low, high, crowded, MEASURE: tl.constexpr, need, SHAPE: tl
 
 @triton.jit
 def select(row, filters, SHAPE: tl.constexpr):
-    """The lowest key that the filters keep and how many tokens they keep, for a row with a filter.
+    """The lowest key that the filters keep, how many tokens they keep, and the groups' kept masses.
 
-    The table then holds the sums of the kept weights of every block that reaches that key.
+    For a row with a filter. The table then holds the sums of the kept weights of every block that
+    reaches that key.
     """
     has_k = filters.top_k < row.vocab_size
     has_p = filters.top_p < 1
@@ -92,42 +93,43 @@ def select(row, filters, SHAPE: tl.constexpr):
     if has_min_p:
         floor = value_key(row, filters.min_p, low, SHAPE.SHIFT)
     kept = 0  # as long as the table's sums are those of the whole row
-    listed = 0  # entries of a list that holds all that top-k keeps, so that top-p needs no other
+    found = Found(0, 0, tl.zeros([], tl.int64))
+    high = low
     if has_k:
         low = tl.where(has_p, low, floor)  # top-p counts what min-p drops
         low, crowded = bracket_count(row, low, end, filters.top_k, SHAPE)
         low, high, found = list_bracket(row, low, end, crowded, COUNT, filters.top_k, SHAPE)
-        entries = load_entries(row, found.listed, SHAPE.LIST)
-        low = search_count(entries, found, low, high, filters.top_k)
-        listed = tl.where(high == end, found.listed, 0)
-        if (has_p == 0) | (listed == 0):
-            kept = settle(row, entries, found, low, SHAPE.LIST, SHAPE.SHIFT)
-    if has_p:
-        high = end
-        crowded = False  # as far as is known
-        need = tl.zeros([], tl.int64)
-        found = Found(listed, 0, tl.zeros([], tl.int64))
-        if listed == 0:
-            group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
-            need = mass_needed(filters.top_p, tl.sum(group_mass))
-            low, high = bracket_mass(row, group_mass, tl.maximum(low, floor), end, need, SHAPE)
-            low, high, found = list_bracket(row, low, high, crowded, MASS, need, SHAPE)
-        entries = load_entries(row, found.listed, SHAPE.LIST)
-        masses = listed_masses(row, entries, found, SHAPE.LIST, SHAPE.SHIFT)
-        if listed > 0:
-            total = tl.sum(tl.where(entries.key >= low, masses, 0))
-            need = mass_needed(filters.top_p, total)
-            low = tl.maximum(low, floor)
-        low = search_mass(entries, masses, found, low, high, need)
-        kept = settle(row, entries, found, low, SHAPE.LIST, SHAPE.SHIFT)
-    elif has_min_p & (has_k == 0):
+        low = search_list(row, found, low, high, COUNT, filters.top_k, SHAPE)
+        kept = found.sure_count + add_weights(row, found, low, high, 1, SHAPE)
+    elif has_min_p & (has_p == 0):
         low = floor
         kept = collect(row, low, low, SHAPE).sure_count
+    group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+    if has_p:
+        need = mass_needed(filters.top_p, tl.sum(group_mass))
+        least = tl.maximum(low, floor)
+        in_list = high == end  # all that top-k keeps
+        if in_list == 0:
+            low, high = bracket_mass(row, group_mass, least, end, need, SHAPE)
+            crowded = False  # as far as is known
+            low, high, found = list_bracket(row, low, high, crowded, MASS, need, SHAPE)
+        kept_by_k = low
+        low = search_list(row, found, tl.maximum(low, least), high, MASS, need, SHAPE)
+        if in_list:
+            kept -= add_weights(row, found, kept_by_k, low, -1, SHAPE)
+        else:
+            kept = found.sure_count + add_weights(row, found, low, high, 1, SHAPE)
+        group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+        while (low > least) & (tl.sum(group_mass) < need):  # masses were rounded down
+            high = low
+            low = next_key(row, found, least, high, SHAPE)
+            kept += add_weights(row, found, low, high, 1, SHAPE)
+            group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
     if filters.epsilon_cutoff > -float("inf"):
-        mass = tl.sum(load_group_mass(row, row.table, low, row.c, SHAPE))
-        least = least_probable(filters.epsilon_cutoff, mass)
-        threshold = value_key(row, least, low, SHAPE.SHIFT)
+        lowest = least_probable(filters.epsilon_cutoff, tl.sum(group_mass))
+        threshold = value_key(row, lowest, low, SHAPE.SHIFT)
         if (threshold > low) | (kept == 0):
             low = threshold
             kept = collect(row, low, low, SHAPE).sure_count
-    return low, kept
+            group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+    return low, kept, group_mass

@@ -1,8 +1,7 @@
 """Step 2e, settle: the table's sums become those of what is kept (device functions).
 
-Traffic: the maximum and the sum of each entry's block, and the sum written.
-Races: all threads have read the sums before the barrier after which they are written; after another
-barrier all can read them back.
+Traffic: 8 bytes for each entry, its block's maximum, and 8 bytes read and written for each added.
+Races: threads of a program add to their row's sums at once, in any order: integers.
 """
 
 from __future__ import annotations
@@ -10,27 +9,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import token_weights, value_of
-from .table import load_sums, store_sums
+from .search import FEW, load_keys, load_weights
 
 
 @triton.jit
-def settle(row, entries, found, threshold, LIST: tl.constexpr, SHIFT: tl.constexpr):
-    """Add the listed weights from the key `threshold` up to the table's; how many are kept."""
-    table, key = row.table, entries.key
-    entry = tl.arange(0, LIST)
-    last = (entries.size > 0) & (entry == entries.start + entries.size - 1)  # of its block
-    block_max = tl.load(table.maxima_ptr + entries.offs_n, mask=entries.size > 0, other=0.0)
-    block_max = block_max.to(tl.float32)
-    weights = tl.where(key >= threshold, token_weights(value_of(key, SHIFT), block_max, row.c), 0)
-    sums = weights.to(tl.int64)
-    for distance in range(1, tl.max(entries.size)):
-        earlier = entry - distance
-        weight = tl.gather(weights, tl.where(earlier >= entries.start, earlier, entry), 0)
-        sums += tl.where(earlier >= entries.start, weight, 0).to(tl.int64)
-    if found.sure_count > 0:
-        sums += load_sums(table, entries.offs_n, last)
-    tl.debug_barrier()  # all have read the sums
-    store_sums(table, entries.offs_n, sums, last)
-    tl.debug_barrier()  # and all can read them back
-    return found.sure_count + tl.sum((key >= threshold).to(tl.int32))
+def add_weights(row, found, low, high, sign, SHAPE: tl.constexpr):
+    """Add the weights of the listed logits in [low, high), times `sign`, to the sums; their count."""
+    count = 0
+    for first in range(0, found.listed, SHAPE.LIST // FEW):
+        key, mask = load_keys(row, found.listed, first, SHAPE.LIST // FEW)
+        offs_n, _, weight = load_weights(row, key, mask, first, SHAPE)
+        mask &= (key >= low) & (key < high)
+        sums_ptr = row.table.sums_ptr + offs_n
+        tl.atomic_add(sums_ptr, weight.to(tl.int64) * sign, mask=mask, sem="relaxed")
+        count += tl.sum(mask.to(tl.int32))
+    tl.debug_barrier()  # the sums can be read by all
+    return count
+
+
+@triton.jit
+def next_key(row, found, low, high, SHAPE: tl.constexpr):
+    """The largest listed key below `high`, at least `low`."""
+    below = low
+    for first in range(0, found.listed, SHAPE.LIST // FEW):
+        key, _ = load_keys(row, found.listed, first, SHAPE.LIST // FEW)
+        below = tl.maximum(below, tl.max(tl.where(key < high, key, low)))
+    return below

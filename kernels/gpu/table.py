@@ -3,7 +3,7 @@
 At most `GROUPS` groups fit registers; up to V = 131,072 a group is one block. A group's key is that
 of its largest logit.
 
-Traffic: the maxima once, 4 (or 2) bytes a block, and 5 more for each look at the masses; nothing is
+Traffic: the maxima once, 4 (or 2) bytes a block, and 8 more for each look at the masses; nothing is
 written.
 """
 
@@ -13,19 +13,6 @@ import triton
 import triton.language as tl
 
 from .arithmetic import block_scale, key_of, scale_sums, value_of, widen
-
-
-@triton.jit
-def load_sums(table, offs_n, mask):
-    """Sums of weights, at most 2**36, int64; 0 where masked. They are kept in five bytes."""
-    low = tl.load(table.sums_low_ptr + offs_n, mask=mask, other=0).to(tl.int64) & 0xFFFFFFFF
-    return (tl.load(table.sums_high_ptr + offs_n, mask=mask, other=0).to(tl.int64) << 32) | low
-
-
-@triton.jit
-def store_sums(table, offs_n, sums, mask):
-    tl.store(table.sums_low_ptr + offs_n, sums.to(tl.int32), mask=mask)
-    tl.store(table.sums_high_ptr + offs_n, (sums >> 32).to(tl.int8), mask=mask)
 
 
 @triton.jit
@@ -65,7 +52,7 @@ def load_group_mass(row, table, threshold, c, SHAPE: tl.constexpr):
     for j in range(SHAPE.PER_GROUP):
         offs_n, block_key = block_of_group(row, j, SHAPE)
         mask_n = (offs_n < row.num_blocks) & (block_key >= threshold)
-        sums = load_sums(table, offs_n, mask_n)
+        sums = tl.load(table.sums_ptr + offs_n, mask=mask_n, other=0)
         mantissa, shift = block_scale(value_of(block_key, SHAPE.SHIFT), row.max, c)
         mass += scale_sums(sums, mantissa, shift)
     return mass
