@@ -11,10 +11,20 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from unittest import mock
 
 import torch
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
+
+
+class Moved(NamedTuple):
+    """What a launch moved, in bytes."""
+
+    kernel: str
+    read: int
+    read_of_logits: int
+    written: int
 
 
 @dataclass
@@ -25,7 +35,12 @@ class Traffic:
     read: int = 0
     read_of_logits: int = 0
     written: int = 0
-    launches: Counter[str] = field(default_factory=Counter)  # by kernel
+    by_launch: list[Moved] = field(default_factory=list)
+
+    @property
+    def launches(self) -> Counter[str]:
+        """How many, by kernel."""
+        return Counter(moved.kernel for moved in self.by_launch)
 
     @property
     def reads(self) -> float:
@@ -84,8 +99,13 @@ def count_traffic(logits: torch.Tensor) -> Iterator[Traffic]:
         return modify(self, operation, ptrs, value, mask, *rest)
 
     def counted_run(self, *args, warmup, **options):
-        traffic.launches[self.fn.__name__] += not warmup
-        return run(self, *args, warmup=warmup, **options)
+        before = traffic.read, traffic.read_of_logits, traffic.written
+        result = run(self, *args, warmup=warmup, **options)
+        after = traffic.read, traffic.read_of_logits, traffic.written
+        if not warmup:
+            moved = (b - a for a, b in zip(before, after, strict=True))
+            traffic.by_launch.append(Moved(self.fn.__name__, *moved))
+        return result
 
     with (
         mock.patch.object(builder, "create_masked_load", counted_load),

@@ -2,10 +2,11 @@
 
     python -m fused_sampler.benchmarks.cycles [--lines] [--out benchmarks/cycles.json]
 
-One row of fp32 logits, compiled for sm_90 and run by `emulator/`. Cycles are those in which the
-busiest processor issues instructions, added up over the launches: warp instructions over its four
-schedulers. Barriers are those that a warp waits at. Nothing is timed: what instructions wait for is
-not in it. `--lines` says where the instructions are. No GPU is needed, but g++ is.
+One row of fp32 logits (four of the mixed batch), compiled for sm_90 and run by `emulator/`. Cycles
+are those in which the busiest processor issues instructions, added up over the launches: warp
+instructions over its four schedulers. Barriers are those that a warp waits at. Nothing is timed:
+what instructions wait for is not in it. `--lines` says where the instructions are. No GPU is
+needed, but g++ is.
 """
 
 from __future__ import annotations
@@ -18,51 +19,72 @@ from unittest import mock
 
 from ..views.files import writing
 from . import command
-from .cases import CASES, REAL_VOCAB, make_logits
+from .cases import CASES, REAL_VOCAB, make_logits, row_params
 from .report import table
+from .traffic import COUNTED
 
 CYCLES = Path(__file__).with_name("cycles.json")
-COUNTED = [case for case in CASES if case != "mixed batch"]  # which is no single row
 LOGITS = {"random": 128_256, "real": REAL_VOCAB, "all equal": 262_144}  # vocabulary
 ARCH = 90
 
 
-class WrongToken(ValueError):
-    """The machine code does not draw what the contract has."""
+class WrongResult(ValueError):
+    """The machine code does not give what the contract has."""
 
 
 def read_cycles() -> list[dict[str, Any]]:
-    """The rows of `cycles.json`: `case`, `logits`, `cycles`, `barriers`, `launches`."""
+    """The rows of `cycles.json`: `case`, `logits`, `cycles`, `barriers`, and `by_launch`.
+
+    The last holds of each launch its programs a row, the cycles of one, and its barriers.
+    """
     return json.loads(CYCLES.read_text())
 
 
-def emulated(x: Any, **arguments: Any) -> Any:
-    """`sample` by the Triton kernels in the emulator, and the log of its launches."""
-    from .. import kernels, sample
+def emulated(function: str, x: Any, **arguments: Any) -> Any:
+    """`sample`, or another, by the Triton kernels in the emulator; and the log of its launches."""
+    import fused_sampler
+
+    from .. import kernels
     from .emulator import emulate
 
     # The emulator takes tensors on the CPU, which are refused otherwise.
     with mock.patch.object(kernels, "unavailable", lambda *_: None), emulate(ARCH) as log:
-        return sample(x, backend="triton", **arguments), log
+        return getattr(fused_sampler, function)(x, backend="triton", **arguments), log
 
 
 def count(case: str, kind: str) -> tuple[dict[str, Any], list[tuple[str, float]]]:
     """A row of `cycles.json`, and the lines with most instructions: their share of the call.
 
-    Raises `WrongToken` where the token is not the textbook's.
+    Raises `WrongResult` where the result is not the textbook's.
     """
-    from .. import sample
+    import torch
 
-    x = make_logits(kind, 1, LOGITS[kind])
-    token, log = emulated(x, seed=0, **CASES[case])
-    if token != sample(x, seed=0, backend="torch", **CASES[case]):
-        raise WrongToken(f"{case}, {kind} logits: the machine code draws token {token.item()}")
+    import fused_sampler
+
+    rows = 4 if case == "mixed batch" else 1
+    x = make_logits(kind, rows, LOGITS[kind])
+    function, params = COUNTED[case]
+    if case in CASES:
+        params = row_params(case, rows)
+    if function == "sample":
+        params = params | {"seed": 0}
+    ours, log = emulated(function, x, **params)
+    textbook = getattr(fused_sampler, function)(x, backend="torch", **params)
+    if function == "softmax":  # fp32 probabilities, rounded
+        same = torch.allclose(ours, textbook, rtol=1e-4, atol=1e-9)
+    else:
+        same = torch.equal(ours, textbook)
+    if not same:
+        raise WrongResult(f"{case}, {kind} logits: the machine code differs from the contract")
     row = {
         "case": case,
         "logits": kind,
         "cycles": round(sum(launch.cycles() for launch in log)),
         "barriers": round(sum(launch.barriers for launch in log)),
-        "launches": len(log),
+        "by_launch": [
+            [launch.programs // rows, round(launch.cycles(launch.programs)), round(launch.barriers)]
+            for launch in log
+        ],
     }
     total = sum(launch.warp_instructions for launch in log)
     lines = [(line, n / total) for launch in log for line, n in launch.by_line()]

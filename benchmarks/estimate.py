@@ -1,4 +1,4 @@
-"""GPU time, and the traffic it is estimated from, in Markdown and JSON.
+"""GPU time, and the counts it is estimated from, in Markdown and JSON.
 
     python -m fused_sampler.benchmarks.estimate [--measured bench-results/results.json] [--out DIR]
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from ..views.files import writing
 from . import command
+from .cycles import read_cycles
 from .gpu_time import (
     ACHIEVED,
     BATCHES,
@@ -47,14 +48,19 @@ def time_table(times: Iterable[Time], logits: str) -> str:
     return table(head, lines)
 
 
-def traffic_table(planes: Sequence[dict[str, Any]]) -> str:
+def count_table(planes: Sequence[dict[str, Any]]) -> str:
     """What the estimate is made of, in Markdown."""
     found = {(row["case"], row["title"], row["logits"]): row for row in planes}
+    cycles = {(row["case"], row["logits"]): row["cycles"] for row in read_cycles()}
     head = ["case", "sampler", *(f"planes, {logits}" for logits in LOGITS), "launches", "source"]
     lines = []
     for case, title in _by_case((case, title) for case, title, _ in found):
         rows = [found[case, title, logits] for logits in LOGITS]
-        cells = (_range(row["planes"], digits=3) for row in rows)
+        cells = [_range(row["planes"], digits=3) for row in rows]
+        if "by_launch" in rows[0]:
+            thousands = (cycles[case, logits] / 1000 for logits in LOGITS)
+            both = zip(cells, thousands, strict=True)
+            cells = [f"{cell} ({_range([count], digits=3)})" for cell, count in both]
         lines.append([case, title, *cells, str(rows[0]["launches"]), rows[0]["source"]])
     return table(head, lines)
 
@@ -68,12 +74,14 @@ def page(times: Sequence[Time], planes: Sequence[dict[str, Any]]) -> str:
     size = {logits: f"{logits} logits, V={vocab:,}" for logits, (_, vocab) in LOGITS.items()}
     return "\n\n".join(
         (
-            f"**{label}**, in microseconds ({size['random']}, fp32). Estimates are the bytes moved "
-            f"over {ACHIEVED} of the peak bandwidth ({peaks}) and {LATENCY_US:g} us a launch; "
-            "arithmetic, caches and waiting inside a kernel are left out.",
+            f"**{label}**, in microseconds ({size['random']}, fp32). Estimates are a model: for "
+            f"each launch {LATENCY_US:g} us and the longer of the bytes moved over {ACHIEVED} of "
+            f"the peak bandwidth ({peaks}) and, of ours alone, the busiest processor's cycles over "
+            "the clock. Caches and waiting inside a kernel are left out.",
             time_table(times, "random"),
-            f"Made of: planes read and written by a call ({', '.join(size.values())}, fp32).",
-            traffic_table(planes),
+            "Made of: planes read and written by a call, and in brackets thousands of cycles of "
+            f"the launches' programs one after another ({', '.join(size.values())}, fp32).",
+            count_table(planes),
         )
     )
 

@@ -1,22 +1,28 @@
-"""GPU time: estimated from traffic, measured where a GPU has run the suite.
+"""GPU time: a model of it, and what was measured where a GPU has run the suite.
 
-The estimate is bytes over bandwidth and launches times their latency, with three assumptions:
+The model of a launch is the longer of two, bytes over bandwidth and the busiest processor's cycles
+over the clock, and the time to launch it. Of other samplers only bytes and launches are known. It
+assumes:
 
 - Bandwidth: 0.8 of the peak. Kernels that do nothing but stream reach 0.8 to 0.9 of it.
+- Every plane comes from memory, fp32. Caches would save the most where most planes are moved.
+- Cycles: those in which instructions issue (`cycles.py`). Programs of a launch are alike and shared
+  out evenly, one row is as long as another, and AMD's compiler makes as many instructions.
 - Latency: 5 us a launch. Launched one by one from the host, kernels this short wait for the driver,
   4 to 6 us each. Replayed from a CUDA graph they would wait less, in all samplers alike.
-- Every plane comes from memory, fp32. Caches would save the most where most planes are moved.
 
-It leaves out arithmetic and waiting inside a kernel: real times are longer at B = 1, where a single
-program draws.
+It leaves out waiting inside a kernel, for memory and at barriers: real times are longer at B = 1,
+where a single program draws.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import product
 from typing import Any, NamedTuple
 
+from .cycles import read_cycles
 from .report import title_of
 from .traffic import LOGITS
 
@@ -30,11 +36,14 @@ class GPU(NamedTuple):
     name: str
     reported: str  # by PyTorch
     bytes_per_s: float  # peak
+    processors: int
+    threads_a_cycle: int  # that issue an instruction, of a processor
+    clock: float  # Hz
 
 
 GPUS = (
-    GPU("H100 SXM", "NVIDIA H100 80GB HBM3", 3.35e12),
-    GPU("MI300X", "AMD Instinct MI300X", 5.3e12),
+    GPU("H100 SXM", "NVIDIA H100 80GB HBM3", 3.35e12, 132, 4 * 32, 1.755e9),
+    GPU("MI300X", "AMD Instinct MI300X", 5.3e12, 304, 4 * 16, 2.1e9),
 )
 ESTIMATE, MEASURED = "estimate", "measured"
 
@@ -54,20 +63,48 @@ class Time(NamedTuple):
     source: str  # of the planes, or of the measurement
 
 
-def microseconds(gpu: GPU, planes: float, launches: int, batch: int, vocab: int) -> float:
-    """The formula."""
-    moved = planes * batch * vocab * BYTES
-    return 1e6 * moved / (ACHIEVED * gpu.bytes_per_s) + launches * LATENCY_US
+class Launch(NamedTuple):
+    """One launch of ours."""
+
+    planes: float  # that it moves
+    programs: int  # a row
+    cycles: float  # of one program, on a processor of 4 x 32 threads a cycle
+
+
+def streaming(gpu: GPU, planes: float, batch: int, vocab: int) -> float:
+    """Microseconds that the bytes take."""
+    return 1e6 * planes * batch * vocab * BYTES / (ACHIEVED * gpu.bytes_per_s)
+
+
+def issuing(gpu: GPU, launch: Launch, batch: int) -> float:
+    """Microseconds in which the busiest processor issues instructions."""
+    turns = math.ceil(launch.programs * batch / gpu.processors)
+    return 1e6 * turns * launch.cycles * (4 * 32 / gpu.threads_a_cycle) / gpu.clock
+
+
+def launched(gpu: GPU, launches: Iterable[Launch], batch: int, vocab: int) -> float:
+    """The model, in microseconds, of what is known launch by launch."""
+    return sum(
+        max(streaming(gpu, launch.planes, batch, vocab), issuing(gpu, launch, batch)) + LATENCY_US
+        for launch in launches
+    )
 
 
 def estimates(planes: Iterable[dict[str, Any]]) -> list[Time]:
     """For each GPU, each row of `planes.json` and each batch."""
+    work = {(row["case"], row["logits"]): row["by_launch"] for row in read_cycles()}
     times = []
     for gpu, row, batch in product(GPUS, planes, BATCHES):
         _, vocab = LOGITS[row["logits"]]
-        least, most = (
-            microseconds(gpu, amount, row["launches"], batch, vocab) for amount in row["planes"]
-        )
+        if "by_launch" in row:
+            both = zip(row["by_launch"], work[row["case"], row["logits"]], strict=True)
+            launches = [Launch(moved, programs, cycles) for moved, (programs, cycles, _) in both]
+            least = most = launched(gpu, launches, batch, vocab)
+        else:
+            least, most = (
+                streaming(gpu, amount, batch, vocab) + row["launches"] * LATENCY_US
+                for amount in row["planes"]
+            )
         times.append(
             Time(
                 gpu=gpu.name,

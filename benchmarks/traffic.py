@@ -35,7 +35,8 @@ def read_planes() -> list[dict[str, Any]]:
     """The rows of `planes.json`, ours first.
 
     Each holds `name`, `title`, `case`, `logits` (their kind), `planes` [least, most] that a call
-    moves, `launches`, `source`, and `reads` and `writes` in planes where they are known apart.
+    moves, `launches`, `source`, and `reads` and `writes` in planes where they are known apart. Ours
+    hold `by_launch`, too: the planes that each moves.
     """
     stored = json.loads(PLANES.read_text())
     return stored["counted"] + stored["others"]
@@ -66,7 +67,10 @@ def count(case: str, kind: str) -> dict[str, Any]:
         "planes": [round(reads + writes, 3)] * 2,
         "reads": reads,
         "writes": writes,
-        "launches": sum(traffic.launches.values()),
+        "launches": len(traffic.by_launch),
+        "by_launch": [
+            round((moved.read + moved.written) / x.nbytes, 4) for moved in traffic.by_launch
+        ],
         "source": "counted in Triton's interpreter",
     }
 

@@ -12,7 +12,8 @@
 4. write - for `softmax` and `mask_logits` alone, which return whole rows.
 
 `gpu/launch.py` and `cpu/launch.py` take tensors, allocate and launch; each is a `Backend` of
-`fused_sampler.dispatch`. Steps 2 and 3 are one launch on a GPU. On a CPU one compiled function,
+`fused_sampler.dispatch`. Steps 2 and 3 are one launch on a GPU, before which many programs a row do
+the first part of step 2 where it may be long (`gpu/rounds.py`). On a CPU one compiled function,
 `cpu/rows.py`, takes a row through all steps; draws from rows without filters are told by near
 masses there (`cpu/near.py`), unless their error could change one.
 

@@ -46,6 +46,13 @@ class Info(NamedTuple):
     kept_ptr: Any  # [B] int64
 
 
+class Rounds(NamedTuple):
+    """What the programs of a row that many select tell one another; `rounds.py` has the places."""
+
+    words_ptr: Any  # [B, WORDS + 2 * BINS] int32
+    masses_ptr: Any  # [B, MASSES] int64
+
+
 class Settled(NamedTuple):
     """What `write.py` needs to know of each row."""
 
@@ -61,7 +68,7 @@ class Row(NamedTuple):
     table: Any  # Table [N]
     list_ptr: Any  # [2 * LIST] int32: scratch memory, as is the next
     blocks_ptr: Any  # [GROUPS] int32
-    group_key: Any  # int32 [GROUPS]: of the largest logit of each group
+    group_key: Any  # int32 [GROUPS]: of the largest logit of each group; None in `rounds.py`
     max: Any  # fp32: the largest logit
     c: Any  # fp32: log2(e) / T
     vocab_size: Any
@@ -78,6 +85,7 @@ class Shape(NamedTuple):
     PER_GROUP: int  # blocks a group
     LIST: int  # logits in question held at one time
     TILE: int  # blocks a tile
+    BINS: int  # of a bracket
     SHIFT: int  # low bits of a key that the logits' dtype leaves constant
 
 

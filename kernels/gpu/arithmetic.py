@@ -70,6 +70,19 @@ def exp2_parts(z):
 
 
 @triton.jit
+def about_inverse(x):
+    """1 / x, about, for x > 0; a division would be fused multiply-adds on AMD."""
+    root = tl.rsqrt(x)
+    return root * root
+
+
+@triton.jit
+def about_z(x, row_max, c):
+    """`(x - row_max) * c`, in halves: the difference itself may be infinite."""
+    return (x * 0.5 - row_max * 0.5) * c * 2.0
+
+
+@triton.jit
 def token_weights(x, block_max, c):
     """`floor(2**z * 2**30)`, int32, for logits `x` (fp32) beside their block's maximum.
 

@@ -1,12 +1,12 @@
-"""Step 2a, bracket: keys `low <= threshold < high` before any logit is read again (device code).
+"""Step 2a, bracket: a key `low <= threshold` before any logit is read again (device code).
 
     top-k:  k groups hold a logit each that reaches the k-th largest group key, so that key is a
             lower bound of the k-th largest logit, and a tight one.
     top-p:  with F(key) = mass of all logits from `key` up, and P the mass that is asked for,
-            sum over groups that reach key of their whole mass                       >= F(key),
-            the same of max(their best token's mass, whole mass - what lies below key) <= F(key),
-            where what lies below is at most 64 ids a block times the mass of the key itself.
-            The largest keys at which these two reach P enclose the threshold.
+            sum over groups that reach key of max(best token's mass, whole mass - what lies below
+            key) <= F(key), where what lies below is at most 64 ids a block times the mass of key.
+            So the largest key at which this reaches P is a lower bound. It is looked for down to an
+            eighth of a bit: the bound is rarely as near as that.
     value:  a filter that names the lowest value itself has its threshold by bisection.
 
 Traffic: none; the table is in registers.
@@ -14,58 +14,91 @@ Traffic: none; the table is in registers.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .arithmetic import BLOCK, block_scale, key_of, scale_sums, value_of
+from .arithmetic import (
+    BLOCK,
+    about_inverse,
+    about_z,
+    block_scale,
+    key_of,
+    lowest_key,
+    scale_sums,
+    value_of,
+)
 from .search import middle, search_count
+from .table import load_group_mass
+
+NEAR = tl.constexpr(0.125)  # logits times c, as is the next
+WEIGHTLESS = tl.constexpr(64.0)  # tokens so far below the best have no mass
+
+
+class Bracket(NamedTuple):
+    """Keys `low <= threshold < high`, and what has to be reached at the threshold."""
+
+    low: Any
+    high: Any  # from the table alone, the key after the largest
+    need: Any  # int64: a count or a mass
+    by_mass: Any
 
 
 @triton.jit
-def bracket_count(row, low, high, k, SHAPE: tl.constexpr):
-    """The largest key in [low, high) that `k` groups reach; `low` where there is none.
+def mass_needed(top_p, total):
+    """`P = max(1, ceil(p * mass(K)))`, int64 (contract section 4)."""
+    needed = tl.math.ceil(top_p.to(tl.float64) * total.to(tl.float64))
+    return tl.maximum(needed.to(tl.int64), 1)
 
-    And whether that is no bound at all, and more may reach it than the list holds.
-    """
+
+@triton.jit
+def bracket(row, filters, floor, SHAPE: tl.constexpr):
+    """Around the threshold of top-k, of top-p for a row without; none below the key `floor`."""
+    low = lowest_key(SHAPE.SHIFT)
+    end = key_of(row.max, SHAPE.SHIFT) + 1
+    by_mass = filters.top_k >= row.vocab_size
+    need = filters.top_k.to(tl.int64)
+    if by_mass:
+        group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+        need = mass_needed(filters.top_p, tl.sum(group_mass))
+        low = bracket_mass(row, group_mass, floor, need, SHAPE)
+    else:
+        low = tl.where(filters.top_p < 1, low, floor)  # top-p counts what min-p drops
+        low = bracket_count(row, low, end, need)
+    return Bracket(low, end, need, by_mass)
+
+
+@triton.jit
+def bracket_count(row, low, high, k):
+    """The largest key in [low, high) that `k` groups reach; `low` where there is none."""
     bound = search_count(row.group_key, low, high, k)
     nearest = tl.min(tl.where(row.group_key >= bound, row.group_key, 0x7FFFFFFF))
-    bound = tl.where(bound > low, nearest, low)
-    crowded = False
-    if bound == low:
-        groups = tl.sum((row.group_key >= bound).to(tl.int32))
-        crowded = groups * (SHAPE.PER_GROUP * BLOCK) > SHAPE.LIST
-    return bound, crowded
+    return tl.where(bound > low, nearest, low)
 
 
 @triton.jit
-def bracket_mass(row, group_mass, low, high, need, SHAPE: tl.constexpr):
-    """Keys `low <= threshold < high` around the largest key whose F reaches the mass `need`.
-
-    Where no key of [low, high) does, the threshold is `low`.
-    """
+def bracket_mass(row, group_mass, low, need, SHAPE: tl.constexpr):
+    """About the largest key from `low` up whose F surely reaches the mass `need`, else `low`."""
+    low = tl.maximum(low, key_of(row.max - WEIGHTLESS * about_inverse(row.c), SHAPE.SHIFT))
     mantissa, shift = block_scale(value_of(row.group_key, SHAPE.SHIFT), row.max, row.c)
     best_mass = scale_sums(1 << 30, mantissa, shift)
-    upper, end = low, high
-    while upper + 1 < end:
-        mid = middle(upper, end)
-        if tl.sum(tl.where(row.group_key >= mid, group_mass, 0)) >= need:
-            upper = mid
-        else:
-            end = mid
-    lower, end = low, upper + 1
-    while lower + 1 < end:
-        mid = middle(lower, end)
-        # A token below `mid` has at most this mass: a hundredth of a bit above its own, rounded up
+    first, last = value_of(low, SHAPE.SHIFT), row.max
+    value = first * 0.5 + last * 0.5  # half: the sum may be infinite
+    while ((last - first) * row.c > NEAR) & (first < value) & (value < last):
+        mid = key_of(value, SHAPE.SHIFT)
+        # A token below has at most this mass: a hundredth of a bit above that of `mid`, rounded up
         # to 2**10 units, covers every rounding on the way.
-        below = value_of(mid, SHAPE.SHIFT) * 0.5 - row.max * 0.5  # half: it may be infinite
-        z = tl.minimum(below * row.c * 2.0 + 0.01, 0.01)
+        z = tl.minimum(about_z(value_of(mid, SHAPE.SHIFT), row.max, row.c) + 0.01, 0.01)
         most = (tl.exp2(tl.maximum(z, -64.0) + 30.0).to(tl.int32) + 1).to(tl.int64) << 10
         surely = tl.maximum(best_mass, group_mass - most * (BLOCK * SHAPE.PER_GROUP))
         if tl.sum(tl.where(row.group_key >= mid, surely, 0)) >= need:
-            lower = mid
+            first = value
+            low = mid
         else:
-            end = mid
-    return lower, upper + 1
+            last = value
+        value = first * 0.5 + last * 0.5
+    return low
 
 
 @triton.jit

@@ -19,11 +19,12 @@ from .table import block_of_group
 
 
 class Found(NamedTuple):
-    """What `collect` has found."""
+    """What of a bracket [low, high) is listed, and what the table's sums are of."""
 
-    listed: Any  # logits in [low, high); more than LIST: the list is not complete
-    sure_count: Any  # logits from `high` up, and their mass
-    sure_mass: Any
+    listed: Any  # logits in the bracket; more than LIST: the list is not complete
+    start: Any  # the sums are those of the logits from this key up: `low` or `high`
+    count: Any  # how many these are, and their mass
+    mass: Any
 
 
 @triton.jit
@@ -57,26 +58,49 @@ def load_logits(row, offs_n, mask_n):
 
 
 @triton.jit
-def keep(row, offs_n, mask_n, x, sure):
-    """Store the sums of the blocks' kept weights; of each block the mass and the count of these."""
+def keep(row, offs_n, mask_n, x, key, start, SHIFT: tl.constexpr):
+    """Store the blocks' sums of what reaches the key `start`; the mass and the count of each."""
+    kept = key >= start
+    count = tl.sum(kept.to(tl.int32), axis=1)
+    sums = count.to(tl.int64) << 30  # where all that is kept, if anything, is the row's largest
     block_max = tl.max(x, axis=1)
-    weights = tl.where(sure, token_weights(x, block_max[:, None], row.c), 0)
-    sums = tl.sum(weights.to(tl.int64), axis=1)
+    if start < key_of(row.max, SHIFT):
+        weights = tl.where(kept, token_weights(x, block_max[:, None], row.c), 0)
+        sums = tl.sum(weights.to(tl.int64), axis=1)
     tl.store(row.table.sums_ptr + offs_n, sums, mask=mask_n)
     mantissa, shift = block_scale(block_max, row.max, row.c)
-    return scale_sums(sums, mantissa, shift), tl.sum(sure.to(tl.int32), axis=1)
+    return scale_sums(sums, mantissa, shift), count
 
 
 @triton.jit
-def append(row, offs_n, key, found, listed, LIST: tl.constexpr):
-    """Append the keys of the logits that are `found` to a list of so many; its new length."""
-    found = found.to(tl.int32)
-    in_block = tl.sum(found, axis=1)
-    place = (listed + tl.cumsum(in_block, 0) - in_block)[:, None] + tl.cumsum(found, 1) - 1
-    mask = (found > 0) & (place < LIST)
-    tl.store(row.list_ptr + place, key, mask=mask)
-    tl.store(row.list_ptr + LIST + place, offs_n[:, None] + tl.zeros_like(place), mask=mask)
-    return listed + tl.sum(in_block)
+def append(row, offs_n, key, found, in_block, listed, SHAPE: tl.constexpr):
+    """Append the keys that are `found`, so many in each block, to the list."""
+    place = (listed + tl.cumsum(in_block, 0) - in_block)[:, None]
+    place += tl.cumsum(found.to(tl.int32), 1) - 1
+    place = tl.where(found & (place < SHAPE.LIST), place, -1)
+    number = offs_n[:, None] + tl.zeros_like(place)
+    loaded: tl.constexpr = 4 if SHAPE.SHIFT == 0 else 8  # side by side by a thread: 128 bits
+    store_entries(row, place, key, number, loaded, SHAPE.LIST)
+
+
+@triton.jit
+def store_entries(row, place, key, number, SIDE_BY_SIDE: tl.constexpr, LIST: tl.constexpr):
+    """Store entries of the list; none where `place` is -1.
+
+    Triton scatters in a layout where a thread has one entry of a row, and would get there through
+    shared memory. Taken apart into even and odd columns, what threads hold has that layout.
+    """
+    if SIDE_BY_SIDE == 1:
+        tl.store(row.list_ptr + place, key, mask=place >= 0)
+        tl.store(row.list_ptr + LIST + place, number, mask=place >= 0)
+    else:
+        half: tl.constexpr = SIDE_BY_SIDE // 2
+        pairs: tl.constexpr = [key.shape[0], key.shape[1] // 2, 2]
+        even_place, odd_place = tl.split(tl.reshape(place, pairs))
+        even_key, odd_key = tl.split(tl.reshape(key, pairs))
+        even_number, odd_number = tl.split(tl.reshape(number, pairs))
+        store_entries(row, even_place, even_key, even_number, half, LIST)
+        store_entries(row, odd_place, odd_key, odd_number, half, LIST)
 
 
 @triton.jit
@@ -85,25 +109,23 @@ def collect(row, low, high, SHAPE: tl.constexpr):
 
     Reading stops where more than `LIST` belong to the list.
     """
-    any_sure = key_of(row.max, SHAPE.SHIFT) >= high
     listed = 0
-    sure_mass = tl.full([SHAPE.TILE], 0, tl.int64)
-    sure_count = tl.full([SHAPE.TILE], 0, tl.int32)
+    mass = tl.full([SHAPE.TILE], 0, tl.int64)
+    count = tl.full([SHAPE.TILE], 0, tl.int32)
     for j in range(SHAPE.PER_GROUP):
         blocks = list_blocks(row, low, j, SHAPE)
         first = 0
         while (first < blocks) & (listed <= SHAPE.LIST):
             offs_n, mask_n, x = load_blocks(row, first, blocks, SHAPE.TILE)
             key = key_of(x, SHAPE.SHIFT)
-            if any_sure:
-                mass, count = keep(row, offs_n, mask_n, x, key >= high)
-                sure_mass += mass
-                sure_count += count
-            else:
-                tl.store(row.table.sums_ptr + offs_n, tl.zeros_like(sure_mass), mask=mask_n)
+            more_mass, more = keep(row, offs_n, mask_n, x, key, high, SHAPE.SHIFT)
+            mass += more_mass
+            count += more
             if low < high:
                 found = (key >= low) & (key < high)
-                listed = append(row, offs_n, key, found, listed, SHAPE.LIST)
+                in_block = tl.sum(found.to(tl.int32), axis=1)
+                append(row, offs_n, key, found, in_block, listed, SHAPE)
+                listed += tl.sum(in_block)
             first += SHAPE.TILE
     tl.debug_barrier()  # the list and the sums can be read by all
-    return Found(listed, tl.sum(sure_count), tl.sum(sure_mass))
+    return Found(listed, high, tl.sum(count), tl.sum(mass))

@@ -6,8 +6,8 @@
 A prefix sum over the table's masses finds the block; its 64 logits are read again, and a cumulative
 sum among them finds the token. A greedy row is the same draw with r = 0 among its maxima.
 
-Launch: grid (B,). Traffic: the block table once, what `select.py` reads of a filtered row, 64
-logits a draw. `list_ptr` is scratch memory: `[B, 2 * LIST + GROUPS]` int32.
+Launch: grid (B,), the last. Traffic: the block table once, what `select.py` reads of a row with
+filters, 64 logits a draw. `scratch_ptr` is scratch memory: `[B, 2 * LIST + GROUPS]` int32.
 Races: programs work on rows of their own; within one, `select` ends with a barrier before its sums
 are read back here.
 PyTorch twin: `sample` in `fused_sampler.contract.reference`.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import Column, Row, Table, filters_of_row, of_row
+from .arguments import Column, Table, filters_of_row, of_row
 from .arithmetic import (
     BEST_MASS,
     BLOCK,
@@ -32,8 +32,9 @@ from .arithmetic import (
     value_of,
     widen,
 )
+from .rounds import rounds_of_row
 from .select import filtered, select
-from .table import load_block_key, load_group_key, load_group_mass
+from .table import load_block_key, load_group_mass, load_row
 
 
 @triton.jit
@@ -104,9 +105,10 @@ def _draw_kernel(
     step_ptr,
     stream_ptr,  # or None: the row's own number
     table,  # Table [B, N]
-    list_ptr,  # [B, 2 * LIST + GROUPS] int32
+    scratch_ptr,  # [B, 2 * LIST + GROUPS] int32
     tokens_ptr,  # [B, num_samples] int64
     settled,  # Settled [B]
+    rounds,  # Rounds [B], or None
     info,  # Info, or None
     logits_stride_b,
     seed_stride,  # None: a number
@@ -123,20 +125,11 @@ def _draw_kernel(
     c = of_row(c, pid_b, tl.float32)
     filters = filters_of_row(filters, pid_b)
     greedy = temperature < GREEDY_BELOW
-    table = Table(table.maxima_ptr + pid_b * num_blocks, table.sums_ptr + pid_b * num_blocks)
-    list_ptr += pid_b * (2 * SHAPE.LIST + SHAPE.GROUPS)
-    group_key = load_group_key(table, num_blocks, SHAPE)
-    row = Row(
-        logits_ptr + pid_b * logits_stride_b,
-        table,
-        list_ptr,
-        list_ptr + 2 * SHAPE.LIST,
-        group_key,
-        value_of(tl.max(group_key, axis=0), SHAPE.SHIFT),
-        tl.where(greedy, LOG2_E, c),  # any: only the maximum is kept, of weight 2**30
-        vocab_size,
-        num_blocks,
-    )
+    c = tl.where(greedy, LOG2_E, c)  # any: only the maximum is kept, of weight 2**30
+    logits_ptr += pid_b * logits_stride_b
+    row = load_row(logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, pid_b, SHAPE)
+    if rounds is not None:
+        rounds = rounds_of_row(rounds, pid_b, SHAPE)
     valid = (row.max < float("inf")) & (row.max > -float("inf"))
     # Nothing reaches the threshold of an invalid row: its sums may not be there.
     threshold = tl.where(valid, lowest_key(SHAPE.SHIFT), 0x7FFFFFFF)
@@ -144,11 +137,11 @@ def _draw_kernel(
     if greedy:
         threshold = key_of(row.max, SHAPE.SHIFT)
         kept = 1
-        group_mass = (group_key >= threshold).to(tl.int64)
+        group_mass = (row.group_key >= threshold).to(tl.int64)
     elif valid & filtered(filters, vocab_size):
-        threshold, kept, group_mass = select(row, filters, SHAPE)
+        threshold, kept, group_mass = select(row, filters, rounds, SHAPE)
     else:
-        group_mass = load_group_mass(row, table, threshold, row.c, SHAPE)
+        group_mass = load_group_mass(row, row.table, threshold, row.c, SHAPE)
         if info is not None:
             for s in range(splits):
                 kept += tl.load(info.allowed_ptr + pid_b * splits + s)
@@ -164,7 +157,7 @@ def _draw_kernel(
     if stream_ptr is not None:
         stream = of_row(Column(stream_ptr, stream_stride), pid_b, tl.int64)
     if info is not None:
-        raw = Table(table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
+        raw = Table(row.table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
         raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))
         tl.store(info.kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
 

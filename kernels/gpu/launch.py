@@ -17,8 +17,9 @@ from fused_sampler.contract.mass import BLOCK
 from fused_sampler.output import SampleOutput
 from fused_sampler.params import RowParams
 
-from .arguments import Column, Filters, Info, Settled, Shape, Table
+from .arguments import Column, Filters, Info, Rounds, Settled, Shape, Table
 from .draw import _draw_kernel
+from .rounds import MASSES, WORDS, _bracket_kernel, _round_kernel
 from .summarize import _summarize_kernel
 from .write import _write_kernel
 
@@ -30,9 +31,11 @@ class Sizes(NamedTuple):
     programs: int = 2048  # streaming programs from which they take more than a tile: 15 a processor
     groups: int = 2048  # of the block table: 4 a thread; one block each up to V = 131,072
     list: int = 2048  # logits in question held at one time: 4 a thread
-    tile: int = 32  # blocks a tile, selecting: 4 logits a thread, beside 16 measures a block
+    tile: int = 32  # blocks a tile, selecting: 8 logits a thread, beside 16 measures a block
+    round_tile: int = 64  # the same where many programs select, and that many a row at most
+    splits: int = 16
     stream_threads: int = 128  # small programs, many to a processor
-    draw_threads: int = 256  # one program a row: as many as 128 registers for each allow
+    draw_threads: int = 256  # one program a row, of as many registers as there are
 
 
 SIZES = Sizes()
@@ -41,7 +44,10 @@ _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant 
 
 
 def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> SampleOutput:
-    """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts. Two launches."""
+    """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts.
+
+    Two launches, or five where a row may need many programs to select.
+    """
     output, _, _ = _summarize_and_draw(logits, rows, draws, info)
     return output
 
@@ -68,16 +74,21 @@ def _summarize_and_draw(
         PER_GROUP=triton.cdiv(num_blocks, groups),
         LIST=SIZES.list,
         TILE=SIZES.tile,
+        BINS=max(16, min(1024, triton.next_power_of_2(num_blocks) // 4)),
         SHIFT=_SHIFTS[logits.dtype],
     )
 
     def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         return logits.new_empty(shape, dtype=dtype)
 
-    table = Table(
-        empty(logits.dtype, batch, num_blocks), empty(torch.int64, batch, num_blocks)
-    )
+    table = Table(empty(logits.dtype, batch, num_blocks), empty(torch.int64, batch, num_blocks))
     scratch = empty(torch.int32, batch, 2 * SIZES.list + groups)
+    rounds = None
+    if _wide(rows, vocab, num_blocks):
+        rounds = Rounds(
+            empty(torch.int32, batch, WORDS.value + 2 * shape.BINS),
+            empty(torch.int64, batch, MASSES.value),
+        )
     row_max, thresholds = empty(torch.float32, 2, batch)
     settled = Settled(row_max, thresholds, empty(torch.int64, batch))
     output = SampleOutput(empty(torch.int64, batch, draws.num_samples))
@@ -91,24 +102,70 @@ def _summarize_and_draw(
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
     filters = _filters(rows, logits)
     words = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
+    stream, select = _options(SIZES.stream_threads, logits), _options(SIZES.draw_threads, logits)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
             logits, temperature, c, filters, table, asked,
             logits.stride(0), vocab, num_blocks, tiles, ROWS=SIZES.rows,
-            num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
+            **stream,
         )  # fmt: skip
+        if rounds is not None:
+            _launch_rounds(
+                logits, temperature, c, filters, table, scratch, rounds, num_blocks, shape
+            )
         _draw_kernel[(batch,)](
             logits, temperature, c, filters, *(values for values, _ in words),
-            table, scratch, output.tokens, settled, asked,
+            table, scratch, output.tokens, settled, rounds, asked,
             logits.stride(0), *(stride for _, stride in words),
             vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,
-            num_warps=SIZES.draw_threads // _warp_size(logits.device), enable_fp_fusion=False,
+            **select,
         )  # fmt: skip
     return output, table, settled
 
 
+def _launch_rounds(
+    logits: torch.Tensor,
+    temperature: Column,
+    c: Column,
+    filters: Filters,
+    table: Table,
+    scratch: torch.Tensor,
+    rounds: Rounds,
+    num_blocks: int,
+    shape: Shape,
+) -> None:
+    """Three launches between both, where many programs a row select."""
+    batch, vocab = logits.shape
+    options = _options(SIZES.draw_threads, logits)
+    _bracket_kernel[(batch,)](
+        logits, temperature, c, filters, table, scratch, rounds, vocab, num_blocks,
+        SHAPE=shape, **options,
+    )  # fmt: skip
+    in_row = triton.cdiv(num_blocks, SIZES.round_tile)
+    tiles = triton.cdiv(in_row, SIZES.splits)
+    for number in range(2):
+        _round_kernel[(batch, triton.cdiv(in_row, tiles))](
+            logits, c, table, scratch, rounds, logits.stride(0), vocab, num_blocks, tiles,
+            ROUND=number, SHAPE=shape._replace(TILE=SIZES.round_tile), **options,
+        )  # fmt: skip
+
+
+def _wide(rows: RowParams, vocab: int, num_blocks: int) -> bool:
+    """Whether many programs have to select a row, as far as is known without a look at the device.
+
+    They have not where the list holds the row, nor for a top-k that a quarter of the blocks has.
+    """
+    if vocab <= SIZES.list:
+        return False
+    top_k, top_p = rows.filters["top_k"], rows.filters["top_p"]
+    if not all(column.device.type == "cpu" for column in (top_k, top_p)):
+        return True
+    bounded = (top_k <= num_blocks // 4) | ((top_k >= vocab) & (top_p >= 1))
+    return not bounded.all().item()
+
+
 def _write(logits: torch.Tensor, rows: RowParams, probabilities: bool) -> torch.Tensor:
-    """Settle the rows, with a draw nobody looks at, and write them. Three launches."""
+    """Settle the rows, with a draw nobody looks at, and write them. One launch more."""
     batch, vocab = logits.shape
     whole = logits.new_empty(logits.shape, dtype=torch.float32)
     if batch == 0:
@@ -122,7 +179,7 @@ def _write(logits: torch.Tensor, rows: RowParams, probabilities: bool) -> torch.
             table.maxima_ptr, settled, output.tokens, whole,
             logits.stride(0), vocab, num_blocks, tiles,
             ROWS=SIZES.rows, PROBABILITIES=probabilities,
-            num_warps=SIZES.stream_threads // _warp_size(logits.device), enable_fp_fusion=False,
+            **_options(SIZES.stream_threads, logits),
         )  # fmt: skip
     return whole
 
@@ -132,6 +189,14 @@ def _split(batch: int, num_blocks: int) -> tuple[int, int]:
     in_row = triton.cdiv(num_blocks, SIZES.rows)
     tiles = min(max(1, batch * in_row // SIZES.programs), in_row)
     return tiles, triton.cdiv(in_row, tiles)
+
+
+def _options(threads: int, logits: torch.Tensor) -> dict[str, Any]:
+    """Of a launch of programs of so many threads."""
+    options = {"num_warps": threads // _warp_size(logits.device), "enable_fp_fusion": False}
+    if torch.version.hip is None:  # without it ptxas may take 128 for sm_80, and spill
+        options["maxnreg"] = 255
+    return options
 
 
 @functools.cache

@@ -17,7 +17,6 @@ import triton.language as tl
 
 from .arithmetic import block_scale, scale_sums, token_weights, value_of
 
-COUNT, MASS = tl.constexpr(0), tl.constexpr(1)  # measures of a set of logits
 BINS = tl.constexpr(256)
 FEW = tl.constexpr(8)  # lists of an eighth of the length
 
@@ -26,6 +25,12 @@ FEW = tl.constexpr(8)  # lists of an eighth of the length
 def middle(low, high):
     """The key halfway, without overflow."""
     return (low & high) + ((low ^ high) >> 1)
+
+
+@triton.jit
+def inside(key, low, high):
+    """Whether keys are in [low, high), by one comparison: LLVM puts two into local memory."""
+    return (key - low).to(tl.uint32, bitcast=True) < (high - low).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -76,7 +81,8 @@ def load_weights(row, key, mask, first, SHAPE: tl.constexpr):
 def listed_count(row, found, low, high, k, SIZE: tl.constexpr):
     """`search_count` among so many listed keys."""
     key, _ = load_keys(row, found.listed, 0, SIZE)
-    return search_count(key, low, high, k - found.sure_count)
+    above = found.count - tl.sum((key >= found.start).to(tl.int32))
+    return search_count(key, low, high, k - above)
 
 
 @triton.jit
@@ -85,14 +91,15 @@ def listed_mass(row, found, low, high, need, SIZE: tl.constexpr, SHAPE: tl.const
     key, mask = load_keys(row, found.listed, 0, SIZE)
     _, block_max, weight = load_weights(row, key, mask, 0, SHAPE)
     mantissa, shift = block_scale(block_max, row.max, row.c)
-    mass = scale_sums(weight.to(tl.int64), mantissa, shift) + 1
-    packed = tl.where(mask, (mass << 12) + 1, 0).to(tl.uint64)  # 2,048 masses have 52 bits
+    mass = scale_sums(weight.to(tl.int64), mantissa, shift)
+    above = found.mass - tl.sum(tl.where(key >= found.start, mass, 0))
+    packed = tl.where(mask, ((mass + 1) << 12) + 1, 0).to(tl.uint64)  # 2,048 masses have 52 bits
     reach_low, reach_high = found.listed, 0
     while (low + 1 < high) & (reach_low - reach_high > 1):
         mid = middle(low, high)
         both = tl.sum(tl.where(key >= mid, packed, 0))
         count = (both & 0xFFF).to(tl.int32)
-        if found.sure_mass + (both >> 12).to(tl.int64) >= need:
+        if above + (both >> 12).to(tl.int64) >= need:
             low = mid
             reach_low = count
         else:
@@ -102,15 +109,15 @@ def listed_mass(row, found, low, high, need, SIZE: tl.constexpr, SHAPE: tl.const
 
 
 @triton.jit
-def search_list(row, found, low, high, MEASURE: tl.constexpr, need, SHAPE: tl.constexpr):
+def search_list(row, found, low, high, by_mass, need, SHAPE: tl.constexpr):
     """The threshold in [low, high), else `low`. A short list takes few instructions."""
     if found.listed <= SHAPE.LIST // FEW:
-        if MEASURE == COUNT:
-            low = listed_count(row, found, low, high, need, SHAPE.LIST // FEW)
-        else:
+        if by_mass:
             low = listed_mass(row, found, low, high, need, SHAPE.LIST // FEW, SHAPE)
-    elif MEASURE == COUNT:
-        low = listed_count(row, found, low, high, need, SHAPE.LIST)
-    else:
+        else:
+            low = listed_count(row, found, low, high, need, SHAPE.LIST // FEW)
+    elif by_mass:
         low = listed_mass(row, found, low, high, need, SHAPE.LIST, SHAPE)
+    else:
+        low = listed_count(row, found, low, high, need, SHAPE.LIST)
     return low

@@ -1,6 +1,6 @@
 """Step 2e, settle: the table's sums become those of what is kept (device functions).
 
-Traffic: 8 bytes for each entry, its block's maximum, and 8 bytes read and written for each added.
+Traffic: 8 bytes for each entry, its block's maximum, and 8 bytes read and written for each moved.
 Races: threads of a program add to their row's sums at once, in any order: integers.
 """
 
@@ -13,18 +13,18 @@ from .search import FEW, load_keys, load_weights
 
 
 @triton.jit
-def add_weights(row, found, low, high, sign, SHAPE: tl.constexpr):
-    """Add the weights of the listed logits in [low, high), times `sign`, to the sums; their count."""
-    count = 0
+def settle(row, found, start, low, SHAPE: tl.constexpr):
+    """From sums of what reaches the key `start` to those of what reaches `low`; how many more."""
+    more = 0
     for first in range(0, found.listed, SHAPE.LIST // FEW):
         key, mask = load_keys(row, found.listed, first, SHAPE.LIST // FEW)
         offs_n, _, weight = load_weights(row, key, mask, first, SHAPE)
-        mask &= (key >= low) & (key < high)
+        sign = (key >= low).to(tl.int32) - (key >= start).to(tl.int32)
         sums_ptr = row.table.sums_ptr + offs_n
-        tl.atomic_add(sums_ptr, weight.to(tl.int64) * sign, mask=mask, sem="relaxed")
-        count += tl.sum(mask.to(tl.int32))
+        tl.atomic_add(sums_ptr, weight.to(tl.int64) * sign, mask=sign != 0, sem="relaxed")
+        more += tl.sum(sign)
     tl.debug_barrier()  # the sums can be read by all
-    return count
+    return more
 
 
 @triton.jit

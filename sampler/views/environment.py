@@ -57,7 +57,7 @@ def auto_backend(device_type: str) -> str:
 
 _BRINGS = {
     "cpu": ("cpu", "kernels that Numba compiles, in about one read of the logits"),
-    "cuda": ("triton", "kernels that Triton compiles, in two launches and about one read"),
+    "cuda": ("triton", "kernels that Triton compiles, in two to five launches"),
 }
 
 

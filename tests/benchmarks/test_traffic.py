@@ -8,7 +8,14 @@ import pytest
 from fused_sampler.benchmarks import estimate, gpu_time
 from fused_sampler.benchmarks.cases import CASES
 from fused_sampler.benchmarks.estimate import page
-from fused_sampler.benchmarks.gpu_time import GPUS, estimates, measured, microseconds, replace
+from fused_sampler.benchmarks.gpu_time import (
+    GPUS,
+    Launch,
+    estimates,
+    launched,
+    measured,
+    replace,
+)
 from fused_sampler.benchmarks.peers import PEERS
 from fused_sampler.benchmarks.results import Row, facts, write_results
 from fused_sampler.benchmarks.traffic import COUNTED, LOGITS, OURS, count, read_planes, table
@@ -50,6 +57,9 @@ def test_every_case_is_stored_with_its_source():
         assert row["name"] == OURS or (row["name"] in PEERS and row["case"] in CASES)
         if "reads" in row:
             assert row["reads"] + row["writes"] == pytest.approx(most, abs=0.0015)  # rounded thrice
+        if row["name"] == OURS:
+            assert len(row["by_launch"]) == row["launches"]
+            assert sum(row["by_launch"]) == pytest.approx(most, abs=0.001)
 
 
 def test_table_of_counts():
@@ -58,12 +68,23 @@ def test_table_of_counts():
     assert table(rows).splitlines()[2] == "| greedy | 2 | 1.02 + 0.50 | 1.02 + 0.50 |"
 
 
-def test_bytes_over_bandwidth_and_launches_times_latency(monkeypatch):
-    # 2 planes of 1,000 x 1,000 fp32 logits are 8 MB; at 0.5 of 4 TB/s they take 4 us.
+@pytest.mark.parametrize("threads_a_cycle", [128, 64])
+def test_a_launch_takes_the_longer_of_bytes_and_cycles(threads_a_cycle, monkeypatch):
     monkeypatch.setattr(gpu_time, "ACHIEVED", 0.5)
     monkeypatch.setattr(gpu_time, "LATENCY_US", 7.0)
-    gpu = H100._replace(bytes_per_s=4e12)
-    assert microseconds(gpu, 2.0, 3, batch=1000, vocab=1000) == pytest.approx(4 + 3 * 7)
+    gpu = H100._replace(
+        bytes_per_s=4e12, processors=100, threads_a_cycle=threads_a_cycle, clock=1e9
+    )
+    # 2 planes of 1,000 x 1,000 fp32 logits are 8 MB; at 0.5 of 4 TB/s they take 4 us. Of 3 programs
+    # for each of 1,000 rows a processor has 30, of 1,000 cycles each at 1 GHz.
+    slower = 128 / threads_a_cycle
+    by_bytes, by_cycles = Launch(2.0, 3, 10), Launch(0.1, 3, 1000)
+    assert launched(gpu, [by_bytes], 1000, 1000) == pytest.approx(4 + 7)
+    assert launched(gpu, [by_cycles], 1000, 1000) == pytest.approx(30 * slower + 7)
+    assert launched(gpu, [by_bytes, by_cycles], 1000, 1000) == pytest.approx(18 + 30 * slower)
+    assert launched(gpu, [Launch(0.0, 3, 1000)], 1, 1000) == pytest.approx(
+        slower + 7
+    )  # one a processor
 
 
 def test_estimates_cover_every_gpu_batch_and_range():

@@ -14,8 +14,10 @@ from fused_sampler.params import RECORDS, resolve_rows
 
 INTERPRETED = DEVICE == "cpu"
 # Small tiles and lists, so that a thousand logits make many tiles, splits and overflows: two blocks
-# a tile, up to 16 groups in the table, 128 logits in the list.
-SMALL = launch.SIZES._replace(rows=2, programs=8, groups=16, list=128, tile=4)
+# a tile, up to 16 groups in the table, 128 logits in the list, up to three programs that select.
+SMALL = launch.SIZES._replace(
+    rows=2, programs=8, groups=16, list=128, tile=4, round_tile=4, splits=3
+)
 LARGE_VOCABULARIES = [32_000, 49_152, 50_257, 65_537, 128_256, 151_936, 262_144]
 CASES = list(PARAMS.values())
 
@@ -33,7 +35,7 @@ def on_device(kind: str, batch: int, vocab: int, dtype: torch.dtype = torch.floa
 
 
 def settled(logits: torch.Tensor, seed: Any = 0, **params: Any) -> list[torch.Tensor]:
-    """All that the two launches say: tokens, log-probabilities, counts, and the kept sets."""
+    """All that the launches say: tokens, log-probabilities, counts, and the kept sets."""
     rows = resolve_rows(logits, **params)
     draws = resolve_draws(seed, 3, 1, None, len(logits), logits.device)
     output, _, row_state = launch._summarize_and_draw(logits, rows, draws, info=True)

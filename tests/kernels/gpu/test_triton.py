@@ -88,9 +88,17 @@ def test_half_precision(dtype, monkeypatch):
 
 SIZES = {
     "one tile": {"rows": 64, "groups": 4096, "list": 2048, "tile": 64},
-    "tiny": {"rows": 1, "programs": 1, "groups": 16, "list": 64, "tile": 1},
+    "tiny": {
+        "rows": 1,
+        "programs": 1,
+        "groups": 16,
+        "list": 64,
+        "tile": 1,
+        "round_tile": 2,
+        "splits": 5,
+    },
     "a program a tile": {"rows": 2, "programs": 10**6, "groups": 32},
-    "a program a row": {"rows": 4, "programs": 1, "list": 256, "tile": 8},
+    "a program a row": {"rows": 4, "programs": 1, "list": 256, "tile": 8, "splits": 1},
 }
 
 
