@@ -78,29 +78,48 @@ def append(row, offs_n, key, found, in_block, listed, SHAPE: tl.constexpr):
     place = (listed + tl.cumsum(in_block, 0) - in_block)[:, None]
     place += tl.cumsum(found.to(tl.int32), 1) - 1
     place = tl.where(found & (place < SHAPE.LIST), place, -1)
-    number = offs_n[:, None] + tl.zeros_like(place)
-    loaded: tl.constexpr = 4 if SHAPE.SHIFT == 0 else 8  # side by side by a thread: 128 bits
-    store_entries(row, place, key, number, loaded, SHAPE.LIST)
+    entries = (place, key, offs_n[:, None] + tl.zeros_like(place))
+    if SHAPE.SHIFT == 0:  # a load of 128 bits gives a thread 4 logits side by side, or 8
+        store_fours(row, entries, SHAPE.LIST)
+    else:
+        even, odd = columns(entries)
+        store_fours(row, even, SHAPE.LIST)
+        store_fours(row, odd, SHAPE.LIST)
 
 
 @triton.jit
-def store_entries(row, place, key, number, SIDE_BY_SIDE: tl.constexpr, LIST: tl.constexpr):
-    """Store entries of the list; none where `place` is -1.
+def columns(entries):
+    """The even and the odd columns."""
+    place, key, number = entries
+    pairs: tl.constexpr = [place.shape[0], place.shape[1] // 2, 2]
+    even_place, odd_place = tl.split(tl.reshape(place, pairs))
+    even_key, odd_key = tl.split(tl.reshape(key, pairs))
+    even_number, odd_number = tl.split(tl.reshape(number, pairs))
+    return (even_place, even_key, even_number), (odd_place, odd_key, odd_number)
+
+
+@triton.jit
+def store_fours(row, entries, LIST: tl.constexpr):
+    """Store entries of the list: their places, keys and blocks' numbers.
 
     Triton scatters in a layout where a thread has one entry of a row, and would get there through
-    shared memory. Taken apart into even and odd columns, what threads hold has that layout.
+    shared memory. Taken apart into every fourth column, what threads hold has that layout.
     """
-    if SIDE_BY_SIDE == 1:
-        tl.store(row.list_ptr + place, key, mask=place >= 0)
-        tl.store(row.list_ptr + LIST + place, number, mask=place >= 0)
-    else:
-        half: tl.constexpr = SIDE_BY_SIDE // 2
-        pairs: tl.constexpr = [key.shape[0], key.shape[1] // 2, 2]
-        even_place, odd_place = tl.split(tl.reshape(place, pairs))
-        even_key, odd_key = tl.split(tl.reshape(key, pairs))
-        even_number, odd_number = tl.split(tl.reshape(number, pairs))
-        store_entries(row, even_place, even_key, even_number, half, LIST)
-        store_entries(row, odd_place, odd_key, odd_number, half, LIST)
+    even, odd = columns(entries)
+    first, third = columns(even)
+    second, fourth = columns(odd)
+    store_entries(row, first, LIST)
+    store_entries(row, second, LIST)
+    store_entries(row, third, LIST)
+    store_entries(row, fourth, LIST)
+
+
+@triton.jit
+def store_entries(row, entries, LIST: tl.constexpr):
+    """The same as they are; none where the place is -1."""
+    place, key, number = entries
+    tl.store(row.list_ptr + place, key, mask=place >= 0)
+    tl.store(row.list_ptr + LIST + place, number, mask=place >= 0)
 
 
 @triton.jit
