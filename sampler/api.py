@@ -69,7 +69,8 @@ def sample(
         params: `SamplingParams`, instead of temperature and filters by their names.
         seed: an integer for the batch (row b then has a stream of its own), an int64 `[B]` tensor
             (each row draws as if it were alone), or None: one seed a call from PyTorch's default
-            CPU generator, or from `generator`.
+            CPU generator, or from `generator`. A tensor of one element is a number, here as in
+            every argument by row.
         step: position in the sequence, an integer or a `[B]` tensor; another step, other draws.
         num_samples: draws a row, with replacement.
         generator: a CPU generator to take the seed from.
@@ -106,15 +107,20 @@ def sample(
 
 
 def softmax(
-    logits: torch.Tensor, temperature: Parameter = None, *, backend: str = "auto"
+    logits: torch.Tensor,
+    temperature: Parameter = None,
+    *,
+    backend: str = "auto",
+    validate: bool = True,
 ) -> torch.Tensor:
     """Probabilities `softmax(logits / temperature)`, fp32, shaped like `logits` (`[B, V]`, `[V]`).
 
     `temperature` is a number, a `[B]` tensor or None (1); a greedy row, below 1e-5, has all its
-    probability on the lowest index of its maximum. Raises as `sample` does.
+    probability on the lowest index of its maximum. Raises as `sample` does; with `validate=False`
+    an invalid row is NaN throughout.
     """
     run = compiled.softmax if torch.compiler.is_compiling() else dispatch.softmax
-    return run(logits, backend, temperature=temperature)
+    return run(logits, backend, validate, temperature=temperature)
 
 
 def mask_logits(
@@ -123,16 +129,18 @@ def mask_logits(
     *,
     params: SamplingParams | None = None,
     backend: str = "auto",
+    validate: bool = True,
     **filters: Parameter,
 ) -> torch.Tensor:
     """`logits / temperature` in fp32, `-inf` where a filter drops the token; shaped like `logits`.
 
     Equal to what Hugging Face's warpers give, ties and the rounding at a boundary aside. A greedy
     row keeps its one token's undivided logit; a quotient beyond fp32 is infinite, as everywhere.
-    Parameters and errors are those of `sample`.
+    Parameters and errors are those of `sample`; with `validate=False` an invalid row is NaN
+    throughout.
     """
     run = compiled.mask_logits if torch.compiler.is_compiling() else dispatch.mask_logits
-    return run(logits, backend, params=params, temperature=temperature, **filters)
+    return run(logits, backend, validate, params=params, temperature=temperature, **filters)
 
 
 def _name_the_filters(function: Any) -> None:

@@ -43,14 +43,16 @@ def sample(
     return SampleOutput(*output) if return_info else output[0]
 
 
-def softmax(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+def softmax(logits: torch.Tensor, backend: str, validate: bool, **parameters: Any) -> torch.Tensor:
     """`dispatch.softmax` as one operator of a graph."""
-    return _softmax(logits.detach(), *_values(**parameters), backend)
+    return _softmax(logits.detach(), *_values(**parameters), backend, validate)
 
 
-def mask_logits(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+def mask_logits(
+    logits: torch.Tensor, backend: str, validate: bool, **parameters: Any
+) -> torch.Tensor:
     """`dispatch.mask_logits` as one operator of a graph."""
-    return _mask_logits(logits.detach(), *_values(**parameters), backend)
+    return _mask_logits(logits.detach(), *_values(**parameters), backend, validate)
 
 
 Tensors = list[torch.Tensor | None]
@@ -128,22 +130,21 @@ def _(logits, tensors, numbers, draw_tensors, draw_numbers, num_samples, backend
     return [tokens, *logprobs, logits.new_empty(batch, dtype=torch.int64)]
 
 
-@torch.library.custom_op(
-    "fused_sampler::softmax", mutates_args=(), schema=f"({_ARGUMENTS}, str backend) -> Tensor"
-)
-def _softmax(logits, tensors, numbers, backend):
+_WHOLE_ROWS = f"({_ARGUMENTS}, str backend, bool validate) -> Tensor"
+
+
+@torch.library.custom_op("fused_sampler::softmax", mutates_args=(), schema=_WHOLE_ROWS)
+def _softmax(logits, tensors, numbers, backend, validate):
     temperature = _named(tensors, numbers)["temperature"]
-    return dispatch.softmax(logits, backend, temperature=temperature)
+    return dispatch.softmax(logits, backend, validate, temperature=temperature)
 
 
-@torch.library.custom_op(
-    "fused_sampler::mask_logits", mutates_args=(), schema=f"({_ARGUMENTS}, str backend) -> Tensor"
-)
-def _mask_logits(logits, tensors, numbers, backend):
-    return dispatch.mask_logits(logits, backend, **_named(tensors, numbers))
+@torch.library.custom_op("fused_sampler::mask_logits", mutates_args=(), schema=_WHOLE_ROWS)
+def _mask_logits(logits, tensors, numbers, backend, validate):
+    return dispatch.mask_logits(logits, backend, validate, **_named(tensors, numbers))
 
 
 @_softmax.register_fake
 @_mask_logits.register_fake
-def _(logits, tensors, numbers, backend):
+def _(logits, tensors, numbers, backend, validate):
     return logits.new_empty(logits.shape, dtype=torch.float32)

@@ -116,16 +116,20 @@ def _as_asked(values: torch.Tensor, logits: torch.Tensor, num_samples: int) -> t
     return values if values.device == logits.device else values.to(logits.device)
 
 
-def softmax(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+def softmax(logits: torch.Tensor, backend: str, validate: bool, **parameters: Any) -> torch.Tensor:
     """`api.softmax`, outside of a compiled graph."""
     implementation, x = _serve(backend, check_logits(logits))
-    return _whole_rows(logits, x, implementation.softmax(x, resolve_rows(x, **parameters)))
+    rows = resolve_rows(x, validate, **parameters)
+    return _whole_rows(logits, x, implementation.softmax(x, rows), validate)
 
 
-def mask_logits(logits: torch.Tensor, backend: str, **parameters: Any) -> torch.Tensor:
+def mask_logits(
+    logits: torch.Tensor, backend: str, validate: bool, **parameters: Any
+) -> torch.Tensor:
     """`api.mask_logits`, outside of a compiled graph."""
     implementation, x = _serve(backend, check_logits(logits))
-    return _whole_rows(logits, x, implementation.mask_logits(x, resolve_rows(x, **parameters)))
+    rows = resolve_rows(x, validate, **parameters)
+    return _whole_rows(logits, x, implementation.mask_logits(x, rows), validate)
 
 
 def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:
@@ -141,9 +145,13 @@ def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:
     return load_backend(name), x
 
 
-def _whole_rows(logits: torch.Tensor, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+def _whole_rows(
+    logits: torch.Tensor, x: torch.Tensor, output: torch.Tensor, validate: bool
+) -> torch.Tensor:
     """Rows [B, V] as the caller shaped them and where he keeps them, unless one is invalid."""
-    _raise_invalid(x, output[:, 0].isnan())
+    if validate:
+        skip = ", or pass validate=False to get NaN for such rows"
+        _raise_invalid(x, output[:, 0].isnan(), skip)
     return output.to(logits.device).view(logits.shape)
 
 
@@ -207,7 +215,7 @@ def _check_capture(
         )
 
 
-def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, skip: str = "") -> None:
+def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, skip: str) -> None:
     """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it.
 
     `skip`: what else the caller can do than mend the row.

@@ -148,3 +148,14 @@ def test_logits_spread_over_devices(spread):
         with pytest.raises(TypeError, match=r"DTensor.*pass logits\.full_tensor\(\)"):
             function(spread)
     assert torch.equal(sample(spread.full_tensor(), seed=1), sample(X, seed=1))
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_a_tensor_of_one_element_is_a_number(backend):
+    numbers = {"seed": 7, "step": 3, "temperature": 3.0, "top_k": 90}
+    tensors = {name: torch.tensor([value]) for name, value in numbers.items()}
+    expected = sample(X, backend=backend, num_samples=5, **numbers)
+    assert torch.equal(sample(X, backend=backend, num_samples=5, **tensors), expected)
+    assert len(expected.unique()) > 5  # the rows have streams of their own
+    alone = sample(X[:1], backend=backend, num_samples=5, **tensors)
+    assert torch.equal(alone, expected[:1])

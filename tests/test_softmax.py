@@ -60,3 +60,16 @@ def test_masked_logits_are_divided_by_the_temperature():
         assert torch.equal(masked[kept], (x / divisor)[kept])
         assert kept.sum(-1).tolist() == [5] * 4
     assert mask_logits(x[0], 0.7).shape == (500,)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "cpu"])
+def test_one_bad_row_does_not_cost_the_batch(backend):
+    x = logits_of("random", 5, 300)
+    x[1, 7], x[2, 8], x[3] = torch.nan, torch.inf, -torch.inf
+    x, good = x.to(DEVICE), torch.tensor([0, 4])
+    for function, filters in ((softmax, {}), (mask_logits, {"top_k": 9})):
+        whole = function(x, 0.7, backend=backend, validate=False, **filters)
+        assert whole[1:4].isnan().all()
+        assert torch.equal(whole[good], function(x[good], 0.7, backend=backend, **filters))
+        with pytest.raises(ValueError, match=r"row 1 holds NaN .* validate=False to get NaN"):
+            function(x, 0.7, backend=backend, **filters)

@@ -46,8 +46,9 @@ def resolve_draws(
 ) -> Draws:
     """Check seed, step and num_samples and give every row its own.
 
-    One seed for the batch gives row b the stream b; a seed a row gives each the stream 0, so that a
-    request draws the same tokens in any slot of any batch.
+    One seed for the batch, a number or a tensor of one element, gives row b the stream b; a seed a
+    row gives each the stream 0, so that a request draws the same tokens in any slot of any batch.
+    For one row both are the same.
     """
     check_num_samples(num_samples)
     if not (generator is None or isinstance(generator, torch.Generator)):
@@ -60,7 +61,7 @@ def resolve_draws(
         )
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
-    shared = not isinstance(seed, torch.Tensor) or seed.dim() == 0
+    shared = not isinstance(seed, torch.Tensor) or (seed.shape in ((), (1,)) and batch != 1)
     return Draws(
         _int64("seed", seed, batch, device),
         _int64("step", step, batch, device, lowest=0, validate=validate),
@@ -122,7 +123,7 @@ def _int64(
         return signed_word(name, value, lowest)
     if value.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")
-    if value.shape not in ((), (batch,)):
+    if value.shape not in ((), (1,), (batch,)):
         raise ValueError(
             f"{name} has shape {list(value.shape)} but logits have {batch} rows; "
             f"pass an integer or a tensor of shape [{batch}]."

@@ -146,6 +146,8 @@ def _row_seeds(
         # Greedy decoding leaves the generator alone, as it does in transformers.
         return torch.randint(2**63 - 1, ()) if do_sample else torch.zeros((), dtype=torch.int64)
     seeds = seed_tensor(seed)
+    if seeds.shape == (1,) and rows // sequences > 1:  # one element is one number, as in `sample`
+        seeds = seeds[0]
     if seeds.shape in ((), (rows,)):
         return seeds
     if seeds.shape == (rows // sequences,):
