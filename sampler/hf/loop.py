@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,8 @@ def fused_generate(
             each prompt its own seed, so that it continues the same way in any batch. With
             `num_return_sequences=n` it holds one seed a returned row, or one a prompt: the first
             sequence of a prompt is then the one that n = 1 returns, and the others use seeds
-            derived from it. Greedy decoding draws nothing and needs no seed.
+            derived from it. Greedy decoding draws nothing, and warns of a seed. Where it is left
+            out, a `seed` of the generation config takes its place.
         sampler: draws each token in the place of `sample`, which it may call, to time it or to
             choose its backend. It is given scores fp32 | bf16 | fp16 `[rows, V]` and, by keyword,
             `params`, `seed`, `step` and `validate=False`, and returns int64 `[rows]`, -1 for a row
@@ -62,7 +64,11 @@ def fused_generate(
     synced_gpus = synced_gpus or lost.get("synced_gpus", False)
     _check_mode(generation_config, lost.get("assistant_model"))
 
+    if seed is None:
+        seed = getattr(generation_config, "seed", None)
     do_sample = generation_config.do_sample
+    if seed is not None and not do_sample:
+        warnings.warn("seed was given, but greedy decoding draws nothing", stacklevel=2)
     if do_sample:
         stages, params = warpers.split(logits_processor)
     else:

@@ -9,11 +9,13 @@ method in which `generate` samples or decodes greedily, so all other modes remai
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import GenerationMixin
@@ -48,7 +50,9 @@ class _FusedDecoding:
             output = super().generate(*args, **kwargs)  # type: ignore[misc]
         finally:
             _SEED.reset(outer)
-        if seed is not None and not given.used:
+        config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+        config = config or self.generation_config  # type: ignore[attr-defined]
+        if not given.used and (seed is not None or getattr(config, "seed", None) is not None):
             raise ValueError(
                 "seed was given, but this decoding mode is Hugging Face's own and has no seed; "
                 "leave it out and call torch.manual_seed."
@@ -114,12 +118,28 @@ def unpatch(model: Model) -> Model:
     return model
 
 
+_LOCK = threading.Lock()
+_BLOCKS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # that keep a model patched
+
+
 @contextmanager
 def patched(model: Model) -> Iterator[Model]:
-    """`patch` for the length of a `with` block; a model patched before stays patched after it."""
-    was_patched = isinstance(model, _FusedDecoding)
+    """`patch` for the length of a `with` block; a model patched before stays patched after it.
+
+    Blocks may nest and overlap, in several threads too: the last one to end takes the patch off.
+    """
+    with _LOCK:
+        was_patched = isinstance(model, _FusedDecoding)
+        patch(model)
+        counts = not was_patched or model in _BLOCKS
+        if counts:
+            _BLOCKS[model] = _BLOCKS.get(model, 0) + 1
     try:
-        yield patch(model)
+        yield model
     finally:
-        if not was_patched:
-            unpatch(model)
+        if counts:
+            with _LOCK:
+                _BLOCKS[model] -= 1
+                if not _BLOCKS[model]:
+                    del _BLOCKS[model]
+                    unpatch(model)

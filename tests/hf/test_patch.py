@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import pickle
+import threading
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ transformers = pytest.importorskip("transformers", reason="needs the `hf` extra"
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import (  # noqa: E402
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
@@ -154,6 +156,44 @@ def test_patched_inside_patched_leaves_the_outer_one(model, no_multinomial):
     with patched(model):
         pass
     assert type(model) is not GPT2LMHeadModel
+
+
+def test_patched_in_two_threads_ends_with_the_last(model, no_multinomial):
+    inside, leave = threading.Barrier(2), threading.Event()
+
+    def other():
+        with patched(model):
+            inside.wait(10)
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with patched(model):
+        inside.wait(10)
+    model.generate(PROMPTS, **SAMPLE)  # the other block is open still
+    leave.set()
+    thread.join()
+    assert type(model) is GPT2LMHeadModel
+
+
+def test_a_seed_of_the_generation_config_is_used(model):
+    patch(model)
+    expected = model.generate(PROMPTS, **SAMPLE)
+    options = {name: value for name, value in SAMPLE.items() if name != "seed"}
+    config = GenerationConfig(**options, seed=7, eos_token_id=EOS, pad_token_id=PAD)
+    assert torch.equal(model.generate(PROMPTS, generation_config=config), expected)
+    other = model.generate(PROMPTS, generation_config=config, seed=8)
+    assert not torch.equal(other, expected)
+    for place in ([PROMPTS, config], [PROMPTS]):
+        given = {} if len(place) > 1 else {"generation_config": config}
+        with pytest.raises(ValueError, match="decoding mode is Hugging Face's own and has no seed"):
+            model.generate(*place, num_beams=2, **given)
+
+
+def test_a_seed_for_greedy_decoding_is_a_warning(model):
+    patch(model)
+    with pytest.warns(UserWarning, match="greedy decoding draws nothing"):
+        model.generate(PROMPTS, do_sample=False, max_new_tokens=2, seed=7)
 
 
 @pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
