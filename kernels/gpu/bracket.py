@@ -53,6 +53,15 @@ def mass_needed(top_p, total):
 
 
 @triton.jit
+def lowest_kept(row, filters, SHAPE: tl.constexpr):
+    """The lowest key that min-p keeps: no search has to go below."""
+    floor = lowest_key(SHAPE.SHIFT)
+    if filters.min_p > -float("inf"):
+        floor = value_key(row, filters.min_p, floor, SHAPE.SHIFT)
+    return floor
+
+
+@triton.jit
 def bracket(row, filters, floor, SHAPE: tl.constexpr):
     """Around the threshold of top-k, of top-p for a row without; none below the key `floor`."""
     low = lowest_key(SHAPE.SHIFT)

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import BLOCK, block_scale, key_of, scale_sums, token_weights, widen
+from .search import inside
 from .table import block_of_group
 
 
@@ -141,7 +142,7 @@ def collect(row, low, high, SHAPE: tl.constexpr):
             mass += more_mass
             count += more
             if low < high:
-                found = (key >= low) & (key < high)
+                found = inside(key, low, high)
                 in_block = tl.sum(found.to(tl.int32), axis=1)
                 append(row, offs_n, key, found, in_block, listed, SHAPE)
                 listed += tl.sum(in_block)

@@ -111,7 +111,7 @@ def _summarize_and_draw(
         )  # fmt: skip
         if rounds is not None:
             _launch_rounds(
-                logits, temperature, c, filters, table, scratch, rounds, num_blocks, shape
+                logits, temperature, c, filters, table, scratch, rounds, num_blocks, shape, select
             )
         _draw_kernel[(batch,)](
             logits, temperature, c, filters, *(values for values, _ in words),
@@ -133,10 +133,10 @@ def _launch_rounds(
     rounds: Rounds,
     num_blocks: int,
     shape: Shape,
+    options: dict[str, Any],
 ) -> None:
     """Three launches between both, where many programs a row select."""
     batch, vocab = logits.shape
-    options = _options(SIZES.draw_threads, logits)
     _bracket_kernel[(batch,)](
         logits, temperature, c, filters, table, scratch, rounds, vocab, num_blocks,
         SHAPE=shape, **options,

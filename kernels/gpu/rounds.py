@@ -20,8 +20,8 @@ import triton
 import triton.language as tl
 
 from .arguments import Rounds, Row, Table, filters_of_row, of_row
-from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, lowest_key, value_of
-from .bracket import Bracket, bracket, value_key
+from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, value_of
+from .bracket import Bracket, bracket, lowest_kept
 from .collect import Found, append, keep, load_logits
 from .search import inside
 from .table import load_block_key, load_row
@@ -73,10 +73,7 @@ def _bracket_kernel(
     valid = (row.max < float("inf")) & (row.max > -float("inf"))
     searched = (filters.top_k < vocab_size) | (filters.top_p < 1)
     if valid & (greedy == 0) & searched:
-        floor = lowest_key(SHAPE.SHIFT)
-        if filters.min_p > -float("inf"):
-            floor = value_key(row, filters.min_p, floor, SHAPE.SHIFT)
-        around = bracket(row, filters, floor, SHAPE)
+        around = bracket(row, filters, lowest_kept(row, filters, SHAPE), SHAPE)
         first, last = spread(row, around, SHAPE)
         tl.store(rounds.words_ptr + LOW, around.low)
         tl.store(rounds.words_ptr + HIGH, around.high)

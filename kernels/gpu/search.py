@@ -45,9 +45,8 @@ def search_count(keys, low, high, k):
         # The width as a float tells its highest bit, or one more: it is rounded.
         width = (high.to(tl.int64) - low).to(tl.float32).to(tl.int32, bitcast=True)
         shift = tl.maximum((width >> 23) - (127 + 7), 0)
-        inside = (keys >= low) & (keys < high)
         digits = (keys - low).to(tl.uint32, bitcast=True) >> shift
-        in_bin = tl.histogram(digits.to(tl.int32), BINS, inside).to(tl.int64)
+        in_bin = tl.histogram(digits.to(tl.int32), BINS, inside(keys, low, high)).to(tl.int64)
         reach = above + tl.cumsum(in_bin, 0, reverse=True)  # the lower end of each bin
         # Of the last bin that `k` keys reach: its number from 1 on, and both counts, 24 bits each.
         last = tl.max(tl.where(reach >= k, (steps << 48) | (reach << 24) | in_bin, 0))

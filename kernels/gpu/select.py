@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import key_of, log2_mass, lowest_key
-from .bracket import Bracket, bracket, bracket_mass, mass_needed, value_key
+from .bracket import Bracket, bracket, bracket_mass, lowest_kept, mass_needed, value_key
 from .collect import Found, collect
 from .refine import refine
 from .rounds import load_found, load_window
@@ -101,9 +101,7 @@ def select(row, filters, rounds, SHAPE: tl.constexpr):
     has_min_p = filters.min_p > -float("inf")
     end = key_of(row.max, SHAPE.SHIFT) + 1
     low = lowest_key(SHAPE.SHIFT)
-    floor = low  # the lowest key that min-p keeps: no search has to go below
-    if has_min_p:
-        floor = value_key(row, filters.min_p, low, SHAPE.SHIFT)
+    floor = lowest_kept(row, filters, SHAPE)
     kept = 0  # as long as the table's sums are those of the whole row
     if has_k | has_p:
         nothing = Found(SHAPE.LIST + 1, low, 0, tl.zeros([], tl.int64))

@@ -82,9 +82,8 @@ def test_a_launch_takes_the_longer_of_bytes_and_cycles(threads_a_cycle, monkeypa
     assert launched(gpu, [by_bytes], 1000, 1000) == pytest.approx(4 + 7)
     assert launched(gpu, [by_cycles], 1000, 1000) == pytest.approx(30 * slower + 7)
     assert launched(gpu, [by_bytes, by_cycles], 1000, 1000) == pytest.approx(18 + 30 * slower)
-    assert launched(gpu, [Launch(0.0, 3, 1000)], 1, 1000) == pytest.approx(
-        slower + 7
-    )  # one a processor
+    alone = Launch(0.0, 3, 1000)  # a processor has one program at most
+    assert launched(gpu, [alone], 1, 1000) == pytest.approx(slower + 7)
 
 
 def test_estimates_cover_every_gpu_batch_and_range():
