@@ -119,7 +119,7 @@ def resolve_rows(
     params = SamplingParams(**values)
     for name, value in vars(params).items():
         if isinstance(value, torch.Tensor):
-            _check_tensor(name, value, batch, validate)
+            check_tensor(name, value, batch, validate)
     return _build_rows(params, batch, vocab, logits.device)
 
 
@@ -178,7 +178,8 @@ def check_number(name: str, value: object, where: str = "") -> None:
         raise ValueError(f"{name} is {value}{where}, out of range; {record.remedy}.")
 
 
-def _check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> None:
+def check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> None:
+    """Raise where a tensor has the wrong dtype or shape, or (`validate`) holds a value that has."""
     record = RECORDS[name]
     integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     if not integer and (record.kind is int or not value.is_floating_point()):

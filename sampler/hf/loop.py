@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,12 +13,8 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateNonBeamOutput
 
 from ..api import sample
-from ..contract.draws import seed_tensor
-from ..params import SamplingParams
 from . import protocol, warpers
-
-# 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
-_SEED_GAP = 0x9E3779B97F4A7C15 - 2**64
+from .call import Call
 
 
 def fused_generate(
@@ -30,6 +26,7 @@ def fused_generate(
     synced_gpus: bool = False,
     streamer: BaseStreamer | None = None,
     seed: int | torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
     sampler: Callable[..., Any] = sample,
     **model_kwargs: Any,
 ) -> GenerateNonBeamOutput | torch.Tensor:
@@ -38,13 +35,15 @@ def fused_generate(
     >>> model.generate(**inputs, do_sample=True, top_p=0.9, seed=7, custom_generate=fused_generate)
 
     Args:
-        seed: None takes one from PyTorch's default CPU generator, so `torch.manual_seed` decides.
+        seed: None takes one from PyTorch's default CPU generator, so `torch.manual_seed` decides;
+            the ranks of a tensor-parallel model take that of the first.
             An integer gives each row a stream by its place in the batch. An int64 tensor gives
             each prompt its own seed, so that it continues the same way in any batch. With
             `num_return_sequences=n` it holds one seed a returned row, or one a prompt: the first
             sequence of a prompt is then the one that n = 1 returns, and the others use seeds
             derived from it. Greedy decoding draws nothing, and warns of a seed. Where it is left
             out, a `seed` of the generation config takes its place.
+        generator: a CPU generator to take the seed from.
         sampler: draws each token in the place of `sample`, which it may call, to time it or to
             choose its backend. It is given scores fp32 | bf16 | fp16 `[rows, V]` and, by keyword,
             `params`, `seed`, `step` and `validate=False`, and returns int64 `[rows]`, -1 for a row
@@ -62,76 +61,131 @@ def fused_generate(
     lost = protocol.lost_arguments(model)
     streamer = lost.get("streamer") if streamer is None else streamer
     synced_gpus = synced_gpus or lost.get("synced_gpus", False)
-    _check_mode(generation_config, lost.get("assistant_model"))
-
-    if seed is None:
-        seed = getattr(generation_config, "seed", None)
-    do_sample = generation_config.do_sample
-    if seed is not None and not do_sample:
-        warnings.warn("seed was given, but greedy decoding draws nothing", stacklevel=2)
-    if do_sample:
-        stages, params = warpers.split(logits_processor)
-    else:
-        stages, params = [logits_processor], SamplingParams()
-    device, rows = input_ids.device, input_ids.shape[0]
-    seeds = _row_seeds(seed, rows, generation_config.num_return_sequences or 1, do_sample)
-    seeds, step = seeds.to(device), torch.zeros((), dtype=torch.int64, device=device)
-
-    is_encoder_decoder = model.config.is_encoder_decoder
-    record = protocol.Record(generation_config, is_encoder_decoder)
-    pad: Any = generation_config._pad_token_tensor
-    pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
-    unfinished = torch.ones(rows, dtype=torch.bool, device=device)
-    all_finished = False
-
-    outputs, model_kwargs = protocol.prefill(model, input_ids, generation_config, model_kwargs)
-    forward = protocol.decode_forward(model, generation_config, model_kwargs)
-    with protocol.decode_mode(model):
-        while model._has_unfinished_sequences(all_finished, synced_gpus, device=device):
-            if outputs is None:
-                inputs = protocol.decode_inputs(model, input_ids, model_kwargs)
-                outputs = forward(**inputs, return_dict=True)
-            model_kwargs = model._update_model_kwargs_for_generation(
-                outputs, model_kwargs, is_encoder_decoder=is_encoder_decoder
+    with _ended_by_errors(streamer):
+        _check_mode(generation_config, lost.get("assistant_model"))
+        call = Call(seed, generator)
+        if call.asked_for() and protocol.places_in_outer_call(model) is not None:
+            raise ValueError(
+                f"{call.asked_for()} cannot go on from one piece of a recording to the next in a "
+                "callable custom_generate; patch(model) and call plain model.generate(...)."
             )
-            if all_finished:  # under synced_gpus the other peers still need our forward pass
-                outputs = None
-                continue
+    output = decode(
+        call,
+        model,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        synced_gpus,
+        streamer,
+        sampler,
+        **model_kwargs,
+    )
+    call.close()
+    return output
 
-            logits = outputs.logits[:, -1].to(device)
-            if stages or "scores" in record or "logits" in record or logits.dtype == torch.float64:
-                # A copy: processors may write into it, and a view kept would keep all of `outputs`.
-                logits = logits.to(torch.float32, copy=True)
-            scores = warpers.run(stages, input_ids, logits)
-            tokens: Any
-            if do_sample:
-                tokens = sampler(scores, params=params, seed=seeds, step=step, validate=False)
-            else:
-                tokens = _argmax(scores)
-            if "scores" in record and params != SamplingParams():
-                scores = warpers.run([params], input_ids, scores)
-            record.add(outputs, logits, scores)
-            outputs = None  # the prompt's logits can be large
 
-            invalid = unfinished & (tokens < 0)
-            tokens = tokens.clamp(min=0)  # an id that stopping criteria can look up
-            if pads_finished:
-                tokens = torch.where(unfinished, tokens, pad.to(device))
-            input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
-            unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
+def decode(
+    call: Call,
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    synced_gpus: bool = False,
+    streamer: BaseStreamer | None = None,
+    sampler: Callable[..., Any] = sample,
+    **model_kwargs: Any,
+) -> GenerateNonBeamOutput | torch.Tensor:
+    """One decoding loop of `call`; the rest is as `fused_generate` takes it and returns it."""
+    with _ended_by_errors(streamer):
+        device, rows = input_ids.device, input_ids.shape[0]
+        draws = call.begin(model, rows, generation_config, device)
+        do_sample = generation_config.do_sample
+        if do_sample:
+            stages, params = warpers.split(logits_processor, draws.values)
+        else:
+            stages, params = [logits_processor], warpers.OFF
+        step = draws.first_step
 
-            # One look at the device a step, as in transformers' own loop.
-            any_unfinished, any_invalid = torch.stack([unfinished.any(), invalid.any()]).tolist()
-            if any_invalid:
-                _raise_invalid(invalid, step)
-            if streamer is not None:
-                streamer.put(tokens.cpu())
-            all_finished = not any_unfinished
-            step = step + 1
+        is_encoder_decoder = model.config.is_encoder_decoder
+        record = protocol.Record(generation_config, is_encoder_decoder)
+        pad: Any = generation_config._pad_token_tensor
+        pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
+        unfinished = torch.ones(rows, dtype=torch.bool, device=device)
+        lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        all_finished = False
+
+        outputs, model_kwargs = protocol.prefill(model, input_ids, generation_config, model_kwargs)
+        forward = protocol.decode_forward(model, generation_config, model_kwargs)
+        with protocol.decode_mode(model):
+            while model._has_unfinished_sequences(all_finished, synced_gpus, device=device):
+                if outputs is None:
+                    inputs = protocol.decode_inputs(model, input_ids, model_kwargs)
+                    outputs = forward(**inputs, return_dict=True)
+                model_kwargs = model._update_model_kwargs_for_generation(
+                    outputs, model_kwargs, is_encoder_decoder=is_encoder_decoder
+                )
+                if all_finished:  # under synced_gpus the other peers still need our forward pass
+                    outputs = None
+                    continue
+
+                logits = outputs.logits[:, -1].to(device)
+                if stages or "scores" in record or "logits" in record or not _is_drawn(logits):
+                    # A copy: processors may write into it, and a view kept would keep `outputs`.
+                    logits = logits.to(torch.float32, copy=True)
+                scores = warpers.run(stages, input_ids, logits)
+                tokens: Any
+                if do_sample:
+                    tokens = sampler(
+                        scores, params=params, seed=draws.seed, step=step, validate=False
+                    )
+                else:
+                    tokens = _argmax(scores)
+                if "scores" in record and params is not warpers.OFF:
+                    scores = warpers.run([params], input_ids, scores)
+                record.add(outputs, logits, scores)
+                outputs = None  # the prompt's logits can be large
+
+                invalid = unfinished & (tokens < 0)
+                tokens = tokens.clamp(min=0)  # an id that stopping criteria can look up
+                if pads_finished:
+                    tokens = torch.where(unfinished, tokens, pad.to(device))
+                input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+                lengths += unfinished
+                unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
+
+                # One look at the device a step, as in transformers' own loop.
+                any_unfinished, any_invalid = torch.stack(
+                    [unfinished.any(), invalid.any()]
+                ).tolist()
+                if any_invalid:
+                    _raise_invalid(invalid, step)
+                if streamer is not None:
+                    streamer.put(tokens.cpu())
+                all_finished = not any_unfinished
+                step = step + 1
+        call.end(draws, lengths)
 
     if streamer is not None:
         streamer.end()
     return record.result(input_ids, model_kwargs)
+
+
+@contextmanager
+def _ended_by_errors(streamer: BaseStreamer | None) -> Iterator[None]:
+    """An error ends the streamer too: a reader in another thread would wait for ever."""
+    try:
+        yield
+    except BaseException:
+        if streamer is not None:
+            streamer.end()
+        raise
+
+
+def _is_drawn(logits: torch.Tensor) -> bool:
+    """Whether `sample` takes them as they are."""
+    return logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _check_mode(generation_config: GenerationConfig, assistant_model: Any) -> None:
@@ -142,27 +196,6 @@ def _check_mode(generation_config: GenerationConfig, assistant_model: Any) -> No
             f"{mode.value.replace('_', ' ')}; call plain model.generate(...) without "
             "custom_generate for that."
         )
-
-
-def _row_seeds(
-    seed: int | torch.Tensor | None, rows: int, sequences: int, do_sample: bool
-) -> torch.Tensor:
-    """The seed as int64: 0-dimensional for the batch, or one a row."""
-    if seed is None:
-        # Greedy decoding leaves the generator alone, as it does in transformers.
-        return torch.randint(2**63 - 1, ()) if do_sample else torch.zeros((), dtype=torch.int64)
-    seeds = seed_tensor(seed)
-    if seeds.shape == (1,) and rows // sequences > 1:  # one element is one number, as in `sample`
-        seeds = seeds[0]
-    if seeds.shape in ((), (rows,)):
-        return seeds
-    if seeds.shape == (rows // sequences,):
-        gaps = torch.arange(sequences, device=seeds.device) * _SEED_GAP
-        return (seeds[:, None] + gaps).flatten()
-    raise ValueError(
-        f"seed has shape {list(seeds.shape)} for {rows // sequences} prompts and {rows} returned "
-        "rows; pass one integer, one seed a prompt or one a returned row."
-    )
 
 
 def _argmax(scores: torch.Tensor) -> torch.Tensor:

@@ -1,125 +1,75 @@
 """Plain `model.generate(...)` on the fused sampler, for one model object at a time.
 
-A patched model gets a class of its own, derived from the one it had (as
-`torch.nn.utils.parametrize` does): `isinstance`, the class name, parameters and attributes stay as
-they are, and taking the patch off is putting the old class back. The new class replaces only the
-method in which `generate` samples or decodes greedily, so all other modes remain Hugging Face's.
+`patch` puts a switch in front of the methods in which Hugging Face decides how to decode, once for
+each class, and writes down the object. The switch passes all other objects on. So a patched
+object keeps its class, its attributes and its methods, and whatever changes these afterwards (FSDP,
+parametrizations, PEFT, hooks, `torch.compile`) finds what it expects, in any order.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from transformers import GenerationMixin
+from transformers.generation.utils import GENERATION_MODES_MAPPING
 
-from .loop import fused_generate
+from ..params import PARAMETERS, check_tensor
+from .call import Call
+from .loop import decode
 
-Model = TypeVar("Model", bound=GenerationMixin)
+Model = TypeVar("Model", bound=torch.nn.Module)
 
+_LOCK = threading.Lock()
+_PATCHED: WeakSet[Any] = WeakSet()  # models that `patch` has patched
+_BLOCKS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # and by how many `with patched` blocks
+_CALL: ContextVar[Call | None] = ContextVar("fused_sampler_call", default=None)
 
-@dataclass
-class _Seed:
-    """The `seed` of a running `generate` call, on its way to the decoding loop."""
-
-    value: int | torch.Tensor | None
-    used: bool = False
-
-
-_SEED: ContextVar[_Seed] = ContextVar("fused_sampler_seed")
-
-
-class _FusedDecoding:
-    """What `patch` puts in front of a model's own class."""
-
-    @functools.wraps(GenerationMixin.generate)
-    def generate(self, *args: Any, seed: int | torch.Tensor | None = None, **kwargs: Any) -> Any:
-        if kwargs.get("custom_generate") is not None:  # the caller's choice, seed included
-            kwargs |= {} if seed is None else {"seed": seed}
-            return super().generate(*args, **kwargs)  # type: ignore[misc]
-        given = _Seed(seed)
-        outer = _SEED.set(given)
-        try:
-            output = super().generate(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            _SEED.reset(outer)
-        config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
-        config = config or self.generation_config  # type: ignore[attr-defined]
-        if not given.used and (seed is not None or getattr(config, "seed", None) is not None):
-            raise ValueError(
-                "seed was given, but this decoding mode is Hugging Face's own and has no seed; "
-                "leave it out and call torch.manual_seed."
-            )
-        return output
-
-    def _sample(self, input_ids: Any, *, generation_config: Any, **kwargs: Any) -> Any:
-        if generation_config.is_assistant:  # drafts for another model, in a loop of that model's
-            return super()._sample(  # type: ignore[misc]
-                input_ids, generation_config=generation_config, **kwargs
-            )
-        kwargs.pop("tokenizer", None)  # was for the stopping criteria, is no input of the model
-        given = _SEED.get()
-        given.used = True
-        return fused_generate(
-            self, input_ids, generation_config=generation_config, seed=given.value, **kwargs
-        )
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copies and pickles are of the unpatched class, which can be imported anywhere."""
-        reduced: Any = super().__reduce_ex__(protocol)
-        plain = type(self).__bases__[1]
-        return plain.__new__, (plain,), *reduced[2:]
+# A parameter given as a tensor goes around Hugging Face's configuration, which holds numbers. This
+# number in its place puts the warper into the list at which the tensor is to apply.
+_PLACEHOLDERS = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "min_p": 0.5, "epsilon_cutoff": 0.5}
 
 
-@functools.cache
-def _patched_class(plain: type) -> type:
-    names = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(plain.__name__, (_FusedDecoding, plain), names)
+def is_patched(model: Any) -> bool:
+    return model in _PATCHED or model in _BLOCKS
 
 
 def patch(model: Model) -> Model:
     """Let `model.generate(...)` use the fused sampler from now on; returns the same model.
 
-    Sampling and greedy decoding are then `fused_generate`'s, and `generate` takes its `seed`. Beam
-    search, assisted decoding and other modes, and calls with a `custom_generate` of their own, go
-    on as before. Patching twice is patching once; deep copies and pickles are unpatched.
+    Sampling and greedy decoding are then `fused_generate`'s, for the model and for every model
+    inside of it that can generate. Beam search, assisted decoding and other modes, and calls with a
+    `custom_generate` of their own, go on as before. Patching twice is patching once; deep copies
+    and pickles are unpatched. `generate` takes more arguments:
 
-    Raises TypeError for what has no Hugging Face `generate`, ValueError for a model with its own
-    sampling loop.
+        seed, generator: as `fused_generate` takes them. Where the model calls `generate` more than
+            once in a call, as for a long recording, the draws go on from one to the next.
+        temperature, top_k, top_p, min_p, epsilon_cutoff: also tensors, with one value a prompt or
+            one a returned row.
+
+    Raises TypeError for what holds no Hugging Face `generate`, ValueError for a model that draws
+    tokens in a loop of its own.
     """
-    if isinstance(model, _FusedDecoding):
-        return model
-    if not isinstance(model, GenerationMixin):
-        raise TypeError(
-            f"model must be a transformers model that can generate, got {type(model).__name__}; "
-            "patch the model inside a wrapper."
-        )
-    if type(model)._sample is not GenerationMixin._sample:
-        raise ValueError(
-            f"{type(model).__name__} has a sampling loop of its own, which the fused sampler "
-            "cannot replace; leave it unpatched."
-        )
-    plain: type = type(model)
-    model.__class__ = _patched_class(plain)
+    models = _patchable(model)
+    with _LOCK:
+        _PATCHED.update(models)
     return model
 
 
 def unpatch(model: Model) -> Model:
-    """Undo `patch`: the model has the class it had. A model that is not patched stays as it is."""
-    if isinstance(model, _FusedDecoding):
-        model.__class__ = type(model).__bases__[1]
+    """Undo `patch` for the model and all models in it. One that is not patched stays as it is."""
+    with _LOCK:
+        for part in model.modules():
+            _PATCHED.discard(part)
+            _BLOCKS.pop(part, None)
     return model
-
-
-_LOCK = threading.Lock()
-_BLOCKS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # that keep a model patched
 
 
 @contextmanager
@@ -128,18 +78,147 @@ def patched(model: Model) -> Iterator[Model]:
 
     Blocks may nest and overlap, in several threads too: the last one to end takes the patch off.
     """
+    models = _patchable(model)
     with _LOCK:
-        was_patched = isinstance(model, _FusedDecoding)
-        patch(model)
-        counts = not was_patched or model in _BLOCKS
-        if counts:
-            _BLOCKS[model] = _BLOCKS.get(model, 0) + 1
+        for part in models:
+            _BLOCKS[part] = _BLOCKS.get(part, 0) + 1
     try:
         yield model
     finally:
-        if counts:
-            with _LOCK:
-                _BLOCKS[model] -= 1
-                if not _BLOCKS[model]:
-                    del _BLOCKS[model]
-                    unpatch(model)
+        with _LOCK:
+            for part in models:
+                blocks = _BLOCKS.pop(part, 1) - 1  # `unpatch` may have been faster
+                if blocks:
+                    _BLOCKS[part] = blocks
+
+
+def _patchable(model: Any) -> list[Any]:
+    """The model and those inside of it that can generate, their classes provided with switches."""
+    parts = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
+    models = {name: part for name, part in parts.items() if isinstance(part, GenerationMixin)}
+    if not models:
+        raise TypeError(
+            f"model must be a transformers model that can generate, got {type(model).__name__}; "
+            "patch the model inside a wrapper."
+        )
+    if own := [part for part in parts.values() if _draws_by_itself(type(part))]:
+        free = [f"model.{name}" for name, part in models.items() if name and part not in own]
+        instead = f", or patch what is inside of it: {', '.join(free)}" if free else ""
+        raise ValueError(
+            f"{type(own[0]).__name__} draws tokens in a loop of its own, which the fused sampler "
+            f"cannot replace; leave it unpatched{instead}."
+        )
+    with _LOCK:
+        for part in models.values():
+            for plain in type(part).__mro__:
+                for name, replacement in _SWITCHES.items():
+                    _put_switch(plain, name, replacement)
+    return list(models.values())
+
+
+def _draws_by_itself(kind: type) -> bool:
+    """Whether the class has a `_sample` of its own, or a `generate` that draws."""
+    if issubclass(kind, GenerationMixin) and kind._sample is not GenerationMixin._sample:
+        return True
+    own = [vars(plain)["generate"] for plain in kind.__mro__ if "generate" in vars(plain)]
+    return any(
+        "multinomial" in inspect.unwrap(method).__code__.co_names
+        for method in own
+        if inspect.isfunction(inspect.unwrap(method))
+    )
+
+
+def _put_switch(plain: type, name: str, replacement: Callable[..., Any]) -> None:
+    """Let patched objects run `replacement(original, self, ...)` for a method that `plain` has."""
+    original = vars(plain).get(name)
+    if original is None or hasattr(original, "_is_fused_sampler_switch"):
+        return
+
+    @functools.wraps(original)
+    def switch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_patched(self):
+            return replacement(original, self, *args, **kwargs)
+        return original(self, *args, **kwargs)
+
+    switch._is_fused_sampler_switch = True  # type: ignore[attr-defined]
+    setattr(plain, name, switch)
+
+
+# What patched objects do. `original` is the method of the class, not yet bound.
+
+
+def _generate(
+    original: Callable[..., Any],
+    model: Any,
+    *args: Any,
+    seed: int | torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **kwargs: Any,
+) -> Any:
+    given = {"seed": seed, "generator": generator}
+    given = {name: value for name, value in given.items() if value is not None}
+    if kwargs.get("custom_generate") is not None:  # the caller's choice, seed included
+        return original(model, *args, **given, **kwargs)
+    own = inspect.signature(original).parameters  # Whisper has a temperature of another kind
+    values = {
+        name: kwargs[name]
+        for name in PARAMETERS
+        if isinstance(kwargs.get(name), torch.Tensor) and name not in own
+    }
+    for name, value in values.items():
+        check_tensor(name, value, value.numel(), validate=True)
+        kwargs[name] = _PLACEHOLDERS[name]
+    if _CALL.get() is not None and not given and not values:
+        return original(model, *args, **kwargs)  # called by a model's own `generate`: part of that
+    call = Call(seed, generator, values, _sequences(model, *args, **kwargs))
+    outer = _CALL.set(call)
+    try:
+        output = original(model, *args, **kwargs)
+    finally:
+        _CALL.reset(outer)
+    call.close()
+    return output
+
+
+def _sequences(
+    model: Any, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any
+) -> int:
+    """How many sequences the caller wants of each prompt."""
+    wanted = kwargs.get("num_return_sequences")
+    for config in (generation_config, getattr(model, "generation_config", None)):
+        wanted = wanted or getattr(config, "num_return_sequences", None)
+    return wanted or 1
+
+
+def _sample(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    if kwargs["generation_config"].is_assistant:  # drafts for another model, in that model's loop
+        return original(model, *args, **kwargs)
+    kwargs.pop("tokenizer", None)  # was for the stopping criteria, is no input of the model
+    call = _CALL.get()
+    if call is not None:
+        return decode(call, model, *args, **kwargs)
+    call = Call()  # not called through `generate`
+    output = decode(call, model, *args, **kwargs)
+    call.close()
+    return output
+
+
+def _other_mode(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    call = _CALL.get() or Call()
+    if asked := call.asked_for(kwargs.get("generation_config")):
+        raise ValueError(
+            f"{asked} was given, but this decoding mode is Hugging Face's own and has no seed; "
+            "leave it out and call torch.manual_seed."
+        )
+    return original(model, *args, **kwargs)
+
+
+_SWITCHES: dict[str, Callable[..., Any]] = {
+    **{
+        method: _other_mode
+        for method in GENERATION_MODES_MAPPING.values()
+        if hasattr(GenerationMixin, method)
+    },
+    "_sample": _sample,
+    "generate": _generate,
+}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from types import CodeType
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from transformers.generation.utils import (
 
 _PREPARE = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 _GENERATE_CODE = inspect.unwrap(GenerationMixin.generate).__code__
+# `past_key_values` up to 5.23
+_CACHE = next(f.name for f in fields(GenerateDecoderOnlyOutput) if f.name in ALL_CACHE_NAMES)
 
 
 def prefill(
@@ -70,18 +74,63 @@ def lost_arguments(model: Any) -> dict[str, Any]:
     """`streamer`, `synced_gpus` and `assistant_model` as given to `generate`, unless None.
 
     `generate` swallows these three when `custom_generate` is a callable: it rebuilds the keyword
-    arguments of the decoding method from the callable's own (4.57 to 5.23). A streamer that never
-    ends hangs its reader, so they are read where they still are, in the frame of `generate`. The
-    frame is looked for two levels up: call this from the callable itself.
+    arguments of the decoding method from the callable's own (4.57 to 5.24). A streamer that never
+    ends hangs its reader, so they are read where they still are, in the frame of the `generate`
+    that called us, be it through functions of the caller's own.
     """
-    frame = inspect.currentframe()
-    caller = frame and frame.f_back and frame.f_back.f_back
-    if caller is None or caller.f_code is not _GENERATE_CODE:
+    given = _locals_of_caller(model, lambda code: code is _GENERATE_CODE)
+    if given is None:
         return {}
-    given = caller.f_locals
     return model._extract_generation_mode_kwargs(
         None, {}, given["synced_gpus"], given["assistant_model"], given["streamer"]
     )
+
+
+def places_in_outer_call(model: Any) -> list[int] | None:
+    """Which rows of the outer `generate` call are left in this one; None where all of them are.
+
+    Whisper decodes a long recording piece by piece, without those that have ended, and decodes
+    pieces that came out badly once more. Only its own loop knows which rows these are.
+    """
+    given = _locals_of_caller(model, lambda code: code.co_name == "generate_with_fallback")
+    if given is None:
+        return None
+    return [given["batch_idx_map"][i] for i in given["fallback_index_map"]]
+
+
+def _locals_of_caller(model: Any, is_wanted: Callable[[CodeType], bool]) -> dict[str, Any] | None:
+    """The local variables of the nearest method of `model` that is wanted, up the call stack."""
+    frame = inspect.currentframe()
+    while frame := frame and frame.f_back:
+        if is_wanted(frame.f_code) and frame.f_locals.get("self") is model:
+            return frame.f_locals
+    return None
+
+
+def codebooks(model: Any) -> int:
+    """How many rows an audio model decodes one sequence in: one for each codebook."""
+    config = model.config
+    decoder = getattr(config, "decoder", None) or config
+    count = getattr(decoder, "num_codebooks", None)
+    if count is None:  # Dia
+        count = getattr(getattr(config, "decoder_config", None), "num_channels", None)
+    return count or 1
+
+
+def shared_by_ranks(model: Any, seed: torch.Tensor) -> torch.Tensor:
+    """The seed of the first rank of a tensor-parallel group, which computes the same rows.
+
+    Ranks that hold other rows, as under FSDP and in data parallelism, keep seeds of their own.
+    """
+    mesh = getattr(model, "_device_mesh", None)
+    if mesh is not None and mesh.mesh_dim_names is not None:
+        mesh = mesh["tp"] if "tp" in mesh.mesh_dim_names else None
+    if mesh is None or mesh.size() == 1:
+        return seed
+    group = mesh.get_group()
+    seed = seed.to(mesh.device_type)  # NCCL sends nothing from the CPU
+    torch.distributed.broadcast(seed, group=group, group_src=0)
+    return seed.cpu()
 
 
 class Record:
@@ -127,14 +176,14 @@ class Record:
         if not self._returns_dict:
             return sequences
         caches = (model_kwargs[name] for name in ALL_CACHE_NAMES if name in model_kwargs)
-        fields: dict[str, Any] = {
+        output: dict[str, Any] = {
             "sequences": sequences,
-            "past_key_values": next(caches, None),
+            _CACHE: next(caches, None),
             **self._kept,
         }
         if not self._is_encoder_decoder:
-            return GenerateDecoderOnlyOutput(**fields)
+            return GenerateDecoderOnlyOutput(**output)
         for name, wanted in self._encoder.items():
             if wanted:
-                fields[f"encoder_{name}"] = model_kwargs["encoder_outputs"].get(name)
-        return GenerateEncoderDecoderOutput(**fields)
+                output[f"encoder_{name}"] = model_kwargs["encoder_outputs"].get(name)
+        return GenerateEncoderDecoderOutput(**output)

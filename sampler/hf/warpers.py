@@ -21,6 +21,7 @@ from ..filters import FILTERS
 from ..params import GREEDY_BELOW, PARAMETERS, SamplingParams
 
 Stage = LogitsProcessorList | SamplingParams
+OFF = SamplingParams()  # the parameters of a draw from the scores as they are
 
 # Class: the parameter, and the warper's attribute with its value.
 _FUSED: dict[type, tuple[str, str]] = {
@@ -29,15 +30,20 @@ _FUSED: dict[type, tuple[str, str]] = {
 _FUSED |= {getattr(logits_process, f.hf[0]): (f.name, f.hf[1]) for f in FILTERS}
 
 
-def split(processors: Iterable[LogitsProcessor]) -> tuple[list[Stage], SamplingParams]:
+def split(
+    processors: Iterable[LogitsProcessor], values: dict[str, torch.Tensor] | None = None
+) -> tuple[list[Stage], SamplingParams]:
     """The stages to run before the draw, and the parameters of the draw.
+
+    `values` by name, [rows], take the place of what the warpers of that name hold.
 
     Neighbouring warpers share one call while they follow the order of `SamplingParams`; one out of
     order, or a second of its kind, starts the next call. Running the stages in turn is therefore
     the list itself, whatever it holds.
     """
     stages: list[Stage] = []
-    open_call: dict[str, float] = {}
+    open_call: dict[str, float | torch.Tensor] = {}
+    values = values or {}
     for processor in processors:
         name = _fused_name(processor)
         rank = -1 if name is None else PARAMETERS.index(name)
@@ -45,21 +51,25 @@ def split(processors: Iterable[LogitsProcessor]) -> tuple[list[Stage], SamplingP
             stages.append(SamplingParams(**open_call))
             open_call = {}
         if name is not None:
-            open_call[name] = getattr(processor, _FUSED[type(processor)][1])
+            open_call[name] = values.get(name, getattr(processor, _FUSED[type(processor)][1]))
         elif stages and isinstance(stages[-1], LogitsProcessorList):
             stages[-1].append(processor)
         else:
             stages.append(LogitsProcessorList([processor]))
-    return stages, SamplingParams(**open_call)
+    return stages, SamplingParams(**open_call) if open_call else OFF
 
 
 def run(stages: Iterable[Stage], input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
-    """Apply `stages` to fp32 `scores` [B, V] for the tokens so far, `input_ids` [B, T]."""
+    """Apply `stages` to fp32 `scores` [B, V] for the tokens so far, `input_ids` [B, T].
+
+    A row that cannot be drawn from becomes NaN, which the draw then tells: it may have ended.
+    """
     for stage in stages:
         if isinstance(stage, SamplingParams):
-            scores = mask_logits(scores, params=stage)
+            scores = mask_logits(scores, params=stage, validate=False)
         else:
-            scores = stage(input_ids, scores)
+            # A processor may have widened them, or narrowed them.
+            scores = stage(input_ids, scores).to(torch.float32)
     return scores
 
 

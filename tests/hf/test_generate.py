@@ -595,7 +595,8 @@ def test_a_row_that_cannot_be_drawn_from_is_named(gpt2, value, do_sample):
     call = {"logits_processor": LogitsProcessorList([Spoil(value)]), "streamer": recorder}
     with pytest.raises(ValueError, match="row 1 cannot be sampled at new token 2"):
         _fused(gpt2, input_ids=_prompts(), do_sample=do_sample, max_new_tokens=6, top_k=0, **call)
-    assert len(recorder.calls) == 3, "the prompt and two tokens, nothing of the bad step"
+    assert len(recorder.calls) == 4, "the prompt, two tokens, nothing of the bad step, the end"
+    assert recorder.calls[-1] == "end", "or its reader would wait for ever"
 
 
 def test_a_row_that_has_ended_may_hold_anything(gpt2):

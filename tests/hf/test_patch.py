@@ -101,7 +101,8 @@ def test_without_a_seed_manual_seed_decides(model, no_multinomial):
 def test_unpatch_restores_everything(model):
     attributes, kind = dict(vars(model)), type(model)
     assert patch(model) is model
-    assert type(model) is not kind
+    model.generate(PROMPTS, **SAMPLE)
+    assert type(model) is kind and vars(model) == attributes
     assert unpatch(model) is model
     assert type(model) is kind and vars(model) == attributes
     with pytest.raises(ValueError, match="seed"):
@@ -109,10 +110,10 @@ def test_unpatch_restores_everything(model):
 
 
 def test_patching_twice_is_patching_once(model):
-    kind = type(model)
     patch(patch(model))
-    assert type(unpatch(model)) is kind
-    assert type(unpatch(model)) is kind
+    assert hf_patch.is_patched(model)
+    assert not hf_patch.is_patched(unpatch(model))
+    assert not hf_patch.is_patched(unpatch(model))
 
 
 def test_a_patched_model_is_still_what_it_was(model):
@@ -128,7 +129,7 @@ def test_a_patched_model_is_still_what_it_was(model):
 def test_two_models_of_a_class_are_patched_one_by_one(model):
     other = copy.deepcopy(model)
     patch(model)
-    assert type(other) is GPT2LMHeadModel
+    assert not hf_patch.is_patched(other)
     with pytest.raises(ValueError, match="seed"):
         other.generate(PROMPTS, **SAMPLE)
 
@@ -137,13 +138,13 @@ def test_patched_ends_with_its_block(model, no_multinomial):
     with patched(model) as same:
         assert same is model
         model.generate(PROMPTS, **SAMPLE)
-    assert type(model) is GPT2LMHeadModel
+    assert not hf_patch.is_patched(model)
 
 
 def test_patched_ends_with_an_error_too(model):
     with pytest.raises(KeyError), patched(model):
         raise KeyError
-    assert type(model) is GPT2LMHeadModel
+    assert not hf_patch.is_patched(model)
 
 
 def test_patched_inside_patched_leaves_the_outer_one(model, no_multinomial):
@@ -151,11 +152,18 @@ def test_patched_inside_patched_leaves_the_outer_one(model, no_multinomial):
         with patched(model):
             pass
         model.generate(PROMPTS, **SAMPLE)
-    assert type(model) is GPT2LMHeadModel
+    assert not hf_patch.is_patched(model)
     patch(model)
     with patched(model):
         pass
-    assert type(model) is not GPT2LMHeadModel
+    assert hf_patch.is_patched(model)
+
+
+def test_unpatch_inside_patched_takes_it_off(model):
+    with patched(model):
+        unpatch(model)
+        assert not hf_patch.is_patched(model)
+    assert not hf_patch.is_patched(model)
 
 
 def test_patched_in_two_threads_ends_with_the_last(model, no_multinomial):
@@ -173,7 +181,7 @@ def test_patched_in_two_threads_ends_with_the_last(model, no_multinomial):
     model.generate(PROMPTS, **SAMPLE)  # the other block is open still
     leave.set()
     thread.join()
-    assert type(model) is GPT2LMHeadModel
+    assert not hf_patch.is_patched(model)
 
 
 def test_a_seed_of_the_generation_config_is_used(model):
@@ -201,7 +209,7 @@ def test_copies_and_pickles_are_unpatched_and_whole(model, protocol):
     greedy = model.generate(PROMPTS, do_sample=False, max_new_tokens=5)
     patch(model)
     for twin in (pickle.loads(pickle.dumps(model, protocol)), copy.deepcopy(model)):
-        assert type(twin) is GPT2LMHeadModel
+        assert type(twin) is GPT2LMHeadModel and not hf_patch.is_patched(twin)
         assert twin.lm_head.weight is twin.transformer.wte.weight, "tied weights stay tied"
         assert torch.equal(twin.generate(PROMPTS, do_sample=False, max_new_tokens=5), greedy)
     buffer = io.BytesIO()
@@ -247,7 +255,7 @@ def test_assisted_decoding_with_a_patched_model(model, patch_first, monkeypatch)
     def forbidden(*args, **kwargs):
         raise AssertionError("our loop ran")
 
-    monkeypatch.setattr(hf_patch, "fused_generate", forbidden)
+    monkeypatch.setattr(hf_patch, "decode", forbidden)
     assistant = copy.deepcopy(model)
     call = {"max_new_tokens": 6, "do_sample": False}
     plain = model.generate(PROMPTS[:1], **call)
@@ -352,9 +360,9 @@ def test_a_model_with_its_own_loop_is_refused(model):
             return "own"
 
     model.__class__ = OwnLoop
-    with pytest.raises(ValueError, match="OwnLoop has a sampling loop of its own"):
+    with pytest.raises(ValueError, match="OwnLoop draws tokens in a loop of its own"):
         patch(model)
-    assert type(model) is OwnLoop
+    assert not hf_patch.is_patched(model)
 
 
 def test_unpatch_leaves_other_things_alone():
