@@ -3,12 +3,17 @@
 Most models decode in one loop. Some call `generate` again and again: Whisper for each piece of a
 long recording, and once more for a piece that came out badly; Bark with one model after another.
 The draws then go on: each row keeps its seed, and its next token has the step after its last one.
+Some have a second model's loop within each step of the first, as Moshi has; that one draws with
+seeds of its own.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -18,16 +23,26 @@ from . import protocol
 
 # 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
 SEED_GAP = 0x9E3779B97F4A7C15 - 2**64
+_LOOP_GAP = 0xBB67AE8584CAA73B - 2**64  # 2**64 (sqrt(3) - 1): and those of a loop within a loop
 
 
-class LoopDraws(NamedTuple):
-    """What one decoding loop hands to `sample`, for its rows."""
+@dataclass
+class LoopDraws:
+    """What one decoding loop hands to `sample`, for its rows, and how far it came."""
 
     seed: torch.Tensor  # int64: 0-dimensional for the batch, or a seed a row
     first_step: torch.Tensor  # int64: 0-dimensional, or one a row
     values: dict[str, torch.Tensor]  # parameters that were given as tensors, [rows]
-    places: torch.Tensor  # the rows' places in the first loop of the call, [rows]
-    counted: int  # so many rows count; more are padding
+    lengths: torch.Tensor  # int64 [rows]: tokens drawn, counted by the loop
+
+
+@dataclass
+class _Rows:
+    """The rows that loops share which run one after the other."""
+
+    seeds: torch.Tensor  # int64 on the CPU: 0-dimensional, or [rows]
+    next_steps: torch.Tensor  # int64 on the CPU, [rows]
+    values: dict[str, torch.Tensor]  # on the CPU, [rows] each
 
 
 class Call:
@@ -51,9 +66,8 @@ class Call:
         self.values = values or {}
         self.sequences = sequences
         self._reached = self._sampled = False
-        self._values: dict[str, torch.Tensor] = {}  # by the rows of the first loop
-        self._seeds: torch.Tensor | None = None  # of the first loop's rows, once there was one
-        self._steps = torch.zeros(0, dtype=torch.int64)  # the next step of each of these rows
+        self._rows: list[_Rows] = []  # of the outermost loops, of those inside of them, ...
+        self._open_loops = 0
 
     def asked_for(self, config: GenerationConfig | None = None) -> str | None:
         """The name of something that only our loop can give, if the caller wanted any."""
@@ -61,31 +75,37 @@ class Call:
             return "seed"
         return "generator" if self.generator is not None else next(iter(self.values), None)
 
-    def begin(
+    @contextmanager
+    def loop(
         self, model: Any, rows: int, config: GenerationConfig, device: torch.device
-    ) -> LoopDraws:
-        """What a loop of `rows` rows draws with. Raises ValueError for what fits no rows."""
+    ) -> Iterator[LoopDraws]:
+        """A decoding loop of `rows` rows. Raises ValueError for a seed that fits no rows."""
         if self.seed is None and self.generator is None:
             self.seed = getattr(config, "seed", None)
         self._reached = True
         self._sampled |= config.do_sample
         places = protocol.places_in_outer_call(model)
-        if self._seeds is None or (places is None and rows != len(self._steps)):
-            self._start(model, rows, config, places is not None)
-        assert self._seeds is not None
+        level = self._open_loops
+        known = self._rows[level] if level < len(self._rows) else None
+        if known is None or (places is None and rows != len(known.next_steps)):
+            fresh = self._start(model, rows, config, level, known, places is not None)
+            self._rows[level:] = [fresh]
+        shared = self._rows[level]
+        index = torch.zeros(rows, dtype=torch.int64)  # rows beyond the places pad to a static size
         counted = rows if places is None else len(places)
-        index = torch.arange(rows)
-        if places is not None:
-            index[:counted] = torch.tensor(places)
-            index[counted:] = 0  # padding up to a static size
-        steps = self._steps[index] if self._steps.any() else torch.zeros((), dtype=torch.int64)
-        seeds = self._seeds if self._seeds.dim() == 0 else self._seeds[index]
-        values = {name: value[index].to(device) for name, value in self._values.items()}
-        return LoopDraws(seeds.to(device), steps.to(device), values, index, counted)
-
-    def end(self, draws: LoopDraws, lengths: torch.Tensor) -> None:
-        """Count the tokens that a loop has drawn, int64 [rows]: the next ones are other draws."""
-        self._steps[draws.places[: draws.counted]] += lengths.cpu()[: draws.counted]
+        index[:counted] = torch.arange(rows) if places is None else torch.tensor(places)
+        draws = LoopDraws(
+            (shared.seeds[index] if shared.seeds.dim() else shared.seeds).to(device),
+            (shared.next_steps[index] if shared.next_steps.any() else torch.tensor(0)).to(device),
+            {name: value[index].to(device) for name, value in shared.values.items()},
+            torch.zeros(rows, dtype=torch.int64, device=device),
+        )
+        self._open_loops += 1
+        try:
+            yield draws
+        finally:
+            self._open_loops -= 1
+        shared.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
 
     def close(self) -> None:
         """Tell the caller, once all loops are done, of a seed that was not needed."""
@@ -99,29 +119,37 @@ class Call:
         if not self._sampled:
             warnings.warn(f"{asked} was given, but greedy decoding draws nothing", stacklevel=4)
 
-    def _start(self, model: Any, rows: int, config: GenerationConfig, is_outer_loop: bool) -> None:
-        """Seeds, steps and values for rows of a number that was not seen before."""
+    def _start(
+        self,
+        model: Any,
+        rows: int,
+        config: GenerationConfig,
+        level: int,
+        before: _Rows | None,
+        rows_come_and_go: bool,
+    ) -> _Rows:
+        """Seeds, steps and values for the rows of a loop that is the first with so many."""
         sequences = max(config.num_return_sequences or 1, self.sequences)
         if self.seed is None and not config.do_sample:  # leaves the generator alone
-            seeds = torch.zeros((), dtype=torch.int64)
+            seeds = torch.tensor(0)
         else:
             if self.seed is None:
                 fresh = torch.randint(2**63 - 1, (), generator=self.generator)
                 self.seed = protocol.shared_by_ranks(model, fresh)
-            seeds = seed_tensor(self.seed).cpu()
+            seeds = seed_tensor(self.seed).cpu() + level * _LOOP_GAP
         if seeds.shape == (1,) and rows > sequences * protocol.codebooks(model):
             seeds = seeds[0]  # one element is one number, as in `sample`
-        if seeds.dim() == 0 and is_outer_loop:  # rows come and go: each needs a seed to keep
+        if seeds.dim() == 0 and rows_come_and_go:  # each needs a seed to keep
             seeds = seeds + torch.arange(rows) * SEED_GAP
         elif seeds.dim() == 1:
             seeds, turn = _by_row("seed", seeds, rows, sequences, model)
             seeds = seeds + turn * SEED_GAP
-        last = int(self._steps.max()) if len(self._steps) else 0
-        self._seeds, self._steps = seeds, torch.full((rows,), last)
-        self._values = {
+        first = 0 if before is None else int(before.next_steps.max())
+        values = {
             name: _by_row(name, value.detach().cpu(), rows, sequences, model)[0]
             for name, value in self.values.items()
         }
+        return _Rows(seeds, torch.full((rows,), first), values)
 
 
 def _by_row(

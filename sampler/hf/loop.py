@@ -61,7 +61,7 @@ def fused_generate(
     lost = protocol.lost_arguments(model)
     streamer = lost.get("streamer") if streamer is None else streamer
     synced_gpus = synced_gpus or lost.get("synced_gpus", False)
-    with _ended_by_errors(streamer):
+    with ended_by_errors(streamer):
         _check_mode(generation_config, lost.get("assistant_model"))
         call = Call(seed, generator)
         if call.asked_for() and protocol.places_in_outer_call(model) is not None:
@@ -69,20 +69,31 @@ def fused_generate(
                 f"{call.asked_for()} cannot go on from one piece of a recording to the next in a "
                 "callable custom_generate; patch(model) and call plain model.generate(...)."
             )
-    output = decode(
-        call,
-        model,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        synced_gpus,
-        streamer,
-        sampler,
-        **model_kwargs,
-    )
+        output = decode(
+            call,
+            model,
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            synced_gpus,
+            streamer,
+            sampler,
+            **model_kwargs,
+        )
     call.close()
     return output
+
+
+@contextmanager
+def ended_by_errors(streamer: BaseStreamer | None) -> Iterator[None]:
+    """An error ends the streamer too: a reader in another thread would wait for ever."""
+    try:
+        yield
+    except BaseException:
+        if streamer is not None:
+            streamer.end()
+        raise
 
 
 def decode(
@@ -98,10 +109,9 @@ def decode(
     **model_kwargs: Any,
 ) -> GenerateNonBeamOutput | torch.Tensor:
     """One decoding loop of `call`; the rest is as `fused_generate` takes it and returns it."""
-    with _ended_by_errors(streamer):
-        device, rows = input_ids.device, input_ids.shape[0]
-        draws = call.begin(model, rows, generation_config, device)
-        do_sample = generation_config.do_sample
+    device, rows = input_ids.device, input_ids.shape[0]
+    do_sample = generation_config.do_sample
+    with call.loop(model, rows, generation_config, device) as draws:
         if do_sample:
             stages, params = warpers.split(logits_processor, draws.values)
         else:
@@ -113,7 +123,6 @@ def decode(
         pad: Any = generation_config._pad_token_tensor
         pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
         unfinished = torch.ones(rows, dtype=torch.bool, device=device)
-        lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         all_finished = False
 
         outputs, model_kwargs = protocol.prefill(model, input_ids, generation_config, model_kwargs)
@@ -152,7 +161,7 @@ def decode(
                 if pads_finished:
                     tokens = torch.where(unfinished, tokens, pad.to(device))
                 input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
-                lengths += unfinished
+                draws.lengths += unfinished
                 unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)
 
                 # One look at the device a step, as in transformers' own loop.
@@ -165,22 +174,10 @@ def decode(
                     streamer.put(tokens.cpu())
                 all_finished = not any_unfinished
                 step = step + 1
-        call.end(draws, lengths)
 
     if streamer is not None:
         streamer.end()
     return record.result(input_ids, model_kwargs)
-
-
-@contextmanager
-def _ended_by_errors(streamer: BaseStreamer | None) -> Iterator[None]:
-    """An error ends the streamer too: a reader in another thread would wait for ever."""
-    try:
-        yield
-    except BaseException:
-        if streamer is not None:
-            streamer.end()
-        raise
 
 
 def _is_drawn(logits: torch.Tensor) -> bool:

@@ -23,7 +23,7 @@ from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from ..params import PARAMETERS, check_tensor
 from .call import Call
-from .loop import decode
+from .loop import decode, ended_by_errors
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -95,8 +95,9 @@ def patched(model: Model) -> Iterator[Model]:
 def _patchable(model: Any) -> list[Any]:
     """The model and those inside of it that can generate, their classes provided with switches."""
     parts = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
-    models = {name: part for name, part in parts.items() if isinstance(part, GenerationMixin)}
-    if not models:
+    # A model that only calls the `generate` of one inside of it hands the seed on.
+    models = {name: part for name, part in parts.items() if hasattr(type(part), "generate")}
+    if not any(isinstance(part, GenerationMixin) for part in models.values()):
         raise TypeError(
             f"model must be a transformers model that can generate, got {type(model).__name__}; "
             "patch the model inside a wrapper."
@@ -173,7 +174,8 @@ def _generate(
     call = Call(seed, generator, values, _sequences(model, *args, **kwargs))
     outer = _CALL.set(call)
     try:
-        output = original(model, *args, **kwargs)
+        with ended_by_errors(kwargs.get("streamer")):
+            output = original(model, *args, **kwargs)
     finally:
         _CALL.reset(outer)
     call.close()

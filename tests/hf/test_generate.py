@@ -7,6 +7,8 @@ drew, so that everything else it computes for those tokens can be compared with 
 # mypy: disable-error-code="arg-type, call-arg, misc"
 # (transformers types configurations and `generate` more narrowly than it calls them)
 
+from contextlib import nullcontext
+
 import pytest
 import scipy.stats
 import torch
@@ -31,9 +33,10 @@ from transformers import (  # noqa: E402
     WatermarkingConfig,
 )
 from transformers.generation.streamers import BaseStreamer  # noqa: E402
+from transformers.generation.utils import GenerateDecoderOnlyOutput  # noqa: E402
 
 from fused_sampler import SamplingParams, sample  # noqa: E402
-from fused_sampler.hf import fused_generate  # noqa: E402
+from fused_sampler.hf import fused_generate, patched  # noqa: E402
 
 VOCAB, PAD, BOS, EOS = 120, 0, 1, 2
 TOKENS = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
@@ -115,7 +118,12 @@ def _left_padded():
 
 
 def _fused(model, seed=7, **kwargs):
-    return model.generate(**kwargs, seed=seed, custom_generate=fused_generate)
+    seeded = {"seed": seed} if kwargs.get("do_sample", True) else {}
+    return model.generate(**kwargs, **seeded, custom_generate=fused_generate)
+
+
+# `past_key_values` up to transformers 5.23
+CACHE = "cache" if hasattr(GenerateDecoderOnlyOutput, "cache") else "past_key_values"
 
 
 class _Replay:
@@ -241,7 +249,7 @@ def test_static_cache_by_name(llama, monkeypatch):
 def test_static_cache_of_the_user(llama, monkeypatch):
     def arguments():
         cache = StaticCache(config=llama.config, max_cache_len=40)
-        return {**_left_padded(), "past_key_values": cache}
+        return {**_left_padded(), CACHE: cache}
 
     assert_replays(monkeypatch, llama, arguments, top_p=0.9)
 
@@ -254,7 +262,7 @@ def test_a_conversation_goes_on_in_its_cache(llama, monkeypatch):
             turns[:, :5], do_sample=False, max_new_tokens=3, return_dict_in_generate=True
         )
         ids = torch.cat([first.sequences, turns[:, 5:]], dim=1)
-        return {"input_ids": ids, "past_key_values": first.past_key_values}
+        return {"input_ids": ids, CACHE: getattr(first, CACHE)}
 
     assert_replays(monkeypatch, llama, arguments, top_k=10)
 
@@ -275,6 +283,26 @@ def test_models_of_other_precisions(monkeypatch, dtype):
     ours = assert_replays(monkeypatch, model, lambda: {"input_ids": _prompts()}, **call)
     alone = _fused(model, input_ids=_prompts(), do_sample=True, max_new_tokens=12, **call)
     assert torch.equal(alone, ours.sequences), "logits read natively must draw the same"
+
+
+class Convert(LogitsProcessor):
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def __call__(self, input_ids, scores):
+        return scores.to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("warper", [{}, {"top_p": 0.9}, {"typical_p": 0.8}], ids=str)
+def test_scores_that_a_processor_made_wider_or_narrower_are_sampled(gpt2, dtype, warper):
+    """A user's processors stand before the warpers; typical_p stays, behind those that leave."""
+    call = {"input_ids": _prompts(), "do_sample": True, "max_new_tokens": 5, "top_k": 0}
+    call |= {**EVERYTHING, **warper}
+    out = _fused(gpt2, **call, logits_processor=LogitsProcessorList([Convert(dtype)]))
+    assert {scores.dtype for scores in out.scores} == {torch.float32}
+    if dtype == torch.float64:
+        assert torch.equal(out.sequences, _fused(gpt2, **call).sequences)
 
 
 # Greedy decoding
@@ -410,6 +438,47 @@ def test_a_text_iterator_ends(gpt2):
     assert "".join(streamer) == Words().decode(out[0, 5:])
 
 
+def _wrapped(model, input_ids, **kwargs):
+    """A decoding method of a caller's own, a frame further from `generate`."""
+    return fused_generate(model, input_ids, seed=7, **kwargs)
+
+
+def test_a_callable_around_ours_keeps_the_streamer(gpt2):
+    call = {"input_ids": _prompts(), "do_sample": True, "max_new_tokens": 4}
+    recorder, expected = Recorder(), Recorder()
+    out = gpt2.generate(**call, streamer=recorder, custom_generate=_wrapped)
+    assert torch.equal(out, _fused(gpt2, **call, streamer=expected))
+    assert list(map(str, recorder.calls)) == list(map(str, expected.calls))
+
+
+class Raise(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"logits_processor": LogitsProcessorList([Raise()])},
+        {"prompt_lookup_num_tokens": 2},
+        {"seed": "seven"},
+    ],
+    ids=["in the loop", "another mode", "a wrong seed"],
+)
+@pytest.mark.parametrize("patches", [True, False])
+def test_an_error_ends_the_reader_of_a_streamer(gpt2, call, patches):
+    streamer = TextIteratorStreamer(Words(), skip_prompt=True, timeout=5.0)
+    call = {"seed": 7, **call, "input_ids": _prompts(rows=1), "streamer": streamer}
+    how = {} if patches else {"custom_generate": fused_generate}
+    with (
+        patched(gpt2) if patches else nullcontext(),
+        pytest.raises((ValueError, TypeError, ZeroDivisionError)),
+    ):
+        gpt2.generate(**call, **how, do_sample=True, max_new_tokens=3)
+    assert list(streamer) == [""], "the reader ends"
+    assert streamer.text_queue.empty(), "and ends once: the streamer may be used again"
+
+
 # Seeds
 
 
@@ -458,6 +527,19 @@ def test_manual_seed_decides_without_a_seed(gpt2):
     assert torch.equal(_sampled(gpt2), first)
     assert torch.equal(_sampled(gpt2), second)
     assert not torch.equal(first, second)
+
+
+def test_a_generator_gives_the_seed(gpt2):
+    def generator():
+        return torch.Generator().manual_seed(5)
+
+    torch.manual_seed(1)
+    first = _sampled(gpt2, generator=generator())
+    seed = torch.randint(2**63 - 1, (), generator=generator())
+    assert torch.equal(_sampled(gpt2, generator=generator()), first)
+    assert torch.equal(_sampled(gpt2, seed=int(seed)), first)
+    with pytest.raises(ValueError, match="seed and generator were both given"):
+        _sampled(gpt2, generator=generator(), seed=3)
 
 
 def test_one_seed_gives_equal_prompts_different_tokens(gpt2):

@@ -29,6 +29,7 @@ from transformers import (  # noqa: E402
 )
 
 from fused_sampler.hf import fused_generate, patch, patched, unpatch  # noqa: E402
+from fused_sampler.params import PARAMETERS, RECORDS  # noqa: E402
 
 hf_patch = importlib.import_module("fused_sampler.hf.patch")
 
@@ -202,6 +203,87 @@ def test_a_seed_for_greedy_decoding_is_a_warning(model):
     patch(model)
     with pytest.warns(UserWarning, match="greedy decoding draws nothing"):
         model.generate(PROMPTS, do_sample=False, max_new_tokens=2, seed=7)
+
+
+# Parameters as tensors
+
+BY_PROMPT = {
+    "temperature": torch.tensor([0.3, 1.6]),
+    "top_k": torch.tensor([0, 7]),
+    "top_p": torch.tensor([0.6, 1.0]),
+    "min_p": torch.tensor([0.0, 0.02]),
+    "epsilon_cutoff": torch.tensor([0.01, 0.0]),
+}
+
+
+def test_every_parameter_may_be_a_tensor():
+    assert set(BY_PROMPT) == set(PARAMETERS) == set(hf_patch._PLACEHOLDERS)
+
+
+@pytest.mark.parametrize("names", [*([name] for name in BY_PROMPT), list(BY_PROMPT)], ids=str)
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_a_value_a_prompt_is_that_of_its_prompt_alone(model, names, sequences):
+    patch(model)
+    call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, "num_return_sequences": sequences}
+    call |= {name: BY_PROMPT[name] for name in names}
+    together = model.generate(PROMPTS, **call, seed=torch.tensor([3, 4]))
+    off = {record.name: record.off for record in RECORDS.values()}
+    for prompt in range(2):
+        alone = {name: BY_PROMPT[name][prompt].item() for name in names}
+        alone = {name: value for name, value in alone.items() if value != off[name]}
+        call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, **alone}
+        expected = model.generate(
+            PROMPTS[prompt : prompt + 1],
+            **call,
+            num_return_sequences=sequences,
+            seed=torch.tensor([3 + prompt]),
+        )
+        rows = together[prompt * sequences : (prompt + 1) * sequences]
+        assert torch.equal(rows[:, : expected.shape[1]], expected)
+
+
+def test_a_value_a_returned_row(model):
+    patch(model)
+    call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, "num_return_sequences": 2}
+    rows = model.generate(PROMPTS, **call, temperature=torch.tensor([0.0, 1.0, 1.0, 0.0]), seed=1)
+    greedy = model.generate(PROMPTS, do_sample=False, max_new_tokens=8)
+    assert torch.equal(rows[[0, 3]], greedy)
+    assert not torch.equal(rows[[1, 2]], greedy)
+
+
+def test_tensors_apply_where_their_warpers_stand(model):
+    """typical_p stays in the list, behind top-p: the tensor must still act before it."""
+    patch(model)
+    call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, "typical_p": 0.7, "seed": 5}
+    numbers = {"temperature": 1.5, "top_p": 0.8}
+    tensors = {name: torch.tensor([value] * 2) for name, value in numbers.items()}
+    expected = model.generate(PROMPTS, **call, **numbers)
+    assert torch.equal(model.generate(PROMPTS, **call, **tensors), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        ({"temperature": torch.tensor([1.0, -2.0])}, ValueError, r"temperature is -2.0 in row 1"),
+        ({"top_k": torch.tensor([1.0, 2.0])}, TypeError, "top_k must be an integer tensor"),
+        ({"top_p": torch.tensor([0.1, 0.2, 0.3])}, ValueError, r"top_p has shape \[3\] for 2 prom"),
+        ({"top_p": torch.tensor([0.1, 0.2]), "num_beams": 2}, ValueError, "top_p was given, but"),
+    ],
+)
+def test_tensors_that_do_not_fit(model, call, error, words):
+    with pytest.raises(error, match=words):
+        patch(model).generate(PROMPTS, do_sample=True, max_new_tokens=3, **call)
+
+
+def test_a_generator(model):
+    patch(model)
+    call = {"do_sample": True, "max_new_tokens": 8}
+    first, again = (
+        model.generate(PROMPTS, **call, generator=torch.Generator().manual_seed(5))
+        for _ in range(2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, model.generate(PROMPTS, **call))
 
 
 @pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
