@@ -11,7 +11,7 @@ from .. import __version__
 from ..params import PARAMETERS, TEMPERATURE
 from ..views.numbers import Number, label
 from . import options
-from .options import AsJson, Model, Prompt, Temperature, with_filters
+from .options import AsJson, Chat, Model, Prompt, System, Temperature, with_filters
 
 app = typer.Typer(
     add_completion=False,
@@ -47,6 +47,8 @@ def root(
 def generate(
     prompt: Prompt,
     model: Model = None,
+    chat: Chat = False,
+    system: System = None,
     temperature: Temperature = TEMPERATURE.off,
     *,
     filters: dict[str, Any],
@@ -64,17 +66,22 @@ def generate(
             Number(1), "Texts to generate, one after the other, each with the next seed."
         ),
     ] = 1,
+    stop: Annotated[
+        list[str] | None,
+        options.text("End a text where it comes to hold this, which shows. May be repeated."),
+    ] = None,
 ) -> None:
     """Continue a text, shown as it is generated.
 
     The text goes to standard output, and a line with the speed, the share of time spent sampling
     and the seed to standard error, so that redirecting the output to a file keeps the text alone.
-    Settings of the model itself that have no option here, such as a repetition penalty, stay on.
+    What the model's own generation config sets beside these options, such as a repetition penalty,
+    applies, and is named there too.
     """
     from .generate import run_generate
 
-    request = options.request_of(prompt, model, temperature, filters, seed)
-    run_generate(request, max_new_tokens, num_samples)
+    request = options.request_of(prompt, model, temperature, filters, seed, chat, system)
+    run_generate(request, stop or [], max_new_tokens, num_samples)
 
 
 @app.command()
@@ -82,6 +89,8 @@ def generate(
 def inspect(
     prompt: Prompt,
     model: Model = None,
+    chat: Chat = False,
+    system: System = None,
     temperature: Temperature = TEMPERATURE.off,
     *,
     filters: dict[str, Any],
@@ -97,11 +106,12 @@ def inspect(
 ) -> None:
     """Show the next-token table: what each filter keeps and what a seed draws.
 
-    Probabilities are after the temperature and before the filters.
+    Probabilities are after the temperature and before the filters. Logits are those that `generate`
+    draws from: after what the model's own generation config does to them.
     """
     from .inspect import run_inspect
 
-    request = options.request_of(prompt, model, temperature, filters, seed)
+    request = options.request_of(prompt, model, temperature, filters, seed, chat, system)
     run_inspect(request, top, as_json)
 
 
@@ -110,6 +120,8 @@ def inspect(
 def explore(
     prompt: Prompt = "The sky is",
     model: Model = None,
+    chat: Chat = False,
+    system: System = None,
     temperature: Temperature = TEMPERATURE.off,
     *,
     filters: dict[str, Any],
@@ -143,7 +155,7 @@ def explore(
     """
     from .explore import run_explore, run_export
 
-    request = options.request_of(prompt, model, temperature, filters, seed)
+    request = options.request_of(prompt, model, temperature, filters, seed, chat, system)
     if export is None:
         run_explore(request, port, browser)
     else:
@@ -155,6 +167,8 @@ def explore(
 def plot(
     prompt: Prompt,
     model: Model = None,
+    chat: Chat = False,
+    system: System = None,
     temperature: Annotated[
         list[float],
         options.parameter(
@@ -196,7 +210,7 @@ def plot(
     from .plot import run_plot
 
     requests = [
-        options.request_of(prompt, model, value, filters, seed=None)
+        options.request_of(prompt, model, value, filters, None, chat, system)
         for value in sorted(set(temperature))
     ]
     run_plot(requests, top, sweep and sweep.replace("-", "_"), out)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import typer
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from ..api import sample
 from ..hf import fused_generate
+from ..models import generation
 from ..models.load import LoadedModel
 from ..models.prompt import encode_prompt
 from ..models.quiet import quiet_transformers
-from ..models.vocabulary import forbid_unspelled, unspelled_ids, unspelled_note
+from ..models.vocabulary import unspelled_ids, unspelled_note
 from ..views.request import Request
 from .options import wrong
 from .waiting import compile_kernels, load_for_command
 
 
-def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> None:
+def run_generate(
+    request: Request, stop: Sequence[str], max_new_tokens: int, num_samples: int
+) -> None:
     """Print `num_samples` continuations, one after the other; the i-th has the seed `seed + i`."""
     first_seed = request.seed
     if first_seed is None:
@@ -36,15 +40,20 @@ def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> Non
         )
     loaded = load_for_command(request.model)
     remedy = "shorten the prompt or lower --max-new-tokens"
-    inputs = encode_prompt(loaded, request.prompt, max_new_tokens, remedy)
+    inputs = encode_prompt(loaded, request.reading, max_new_tokens, remedy)
+    arguments = _arguments(loaded, inputs, request, stop, max_new_tokens)
 
     unspelled = len(unspelled_ids(loaded.tokenizer, loaded.vocabulary))
+    notes = generation.config_notes(loaded, not request.greedy, to_the_end=True)
     if note := unspelled_note(loaded.vocabulary, unspelled):
+        notes.insert(0, note)
+    for note in notes:
         typer.echo(typer.style(note, dim=True), err=True)
 
     if not request.greedy:
-        # Where ids are forbidden, that is done in an fp32 copy.
-        dtype = torch.float32 if unspelled else loaded.model.dtype
+        # Scores that something else changes first are an fp32 copy.
+        changed = unspelled or generation.applied_settings(loaded, True, to_the_end=False)
+        dtype = torch.float32 if changed else loaded.model.dtype
         compile_kernels(loaded.model.device, loaded.vocabulary, dtype)
     sampler = TimedSampler(loaded.model.device)
     tokens = 0
@@ -53,8 +62,8 @@ def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> Non
         if num_samples > 1:
             header = f"=== sample {number} of {num_samples}, seed {seed} ==="
             typer.echo(typer.style(header, dim=True))
-        typer.echo(typer.style(request.prompt, bold=True), nl=False)
-        tokens += _continue(loaded, inputs, request, seed, max_new_tokens, sampler)
+        typer.echo(typer.style(request.prompt, bold=True), nl=request.chat)
+        tokens += _continue(loaded, arguments, None if request.greedy else seed, sampler)
         typer.echo()
     seconds = time.perf_counter() - start
     line = (
@@ -65,45 +74,43 @@ def run_generate(request: Request, max_new_tokens: int, num_samples: int) -> Non
     typer.echo(typer.style(line, dim=True), err=True)
 
 
-def _continue(
+def _arguments(
     loaded: LoadedModel,
     inputs: dict[str, torch.Tensor],
     request: Request,
-    seed: int,
+    stop: Sequence[str],
     max_new_tokens: int,
-    sampler: TimedSampler,
-) -> int:
-    """Generate and show one continuation; the number of its tokens."""
+) -> dict[str, Any]:
+    """What `generate` is called with for every text.
+
+    Raises `ModelError` where the model's generation config cannot be used: before any text shows.
+    """
     tokenizer = loaded.tokenizer
+    before, _ = generation.next_processors(loaded, inputs, request.drawing)
+    scores = torch.zeros(1, loaded.vocabulary, device=loaded.model.device)
+    generation.apply_processors(loaded, before, inputs["input_ids"], scores)
+    spelled_only = [generation.SpelledOnly(tokenizer)]
     unspelled = len(unspelled_ids(tokenizer, loaded.vocabulary))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    if request.greedy:
-        sampling: dict[str, Any] = {"do_sample": False}
-    else:
-        # Every value is given, so that none comes from the model's own generation config.
-        sampling = {"do_sample": True, "seed": seed, **request.sampling}
+    return {
+        **inputs,
+        **generation.generate_arguments(loaded, request.drawing, to_the_end=True),
+        "max_new_tokens": max_new_tokens,
+        "pad_token_id": pad,
+        "logits_processor": LogitsProcessorList(spelled_only if unspelled else []),
+        "stopping_criteria": generation.stopping_criteria(loaded, stop),
+        "custom_generate": fused_generate,
+    }
+
+
+def _continue(
+    loaded: LoadedModel, arguments: dict[str, Any], seed: int | None, sampler: TimedSampler
+) -> int:
+    """Generate and show one continuation; the number of its tokens."""
+    live = LiveText(loaded.tokenizer)
     with quiet_transformers():
-        output = loaded.model.generate(
-            **inputs,
-            **sampling,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            streamer=LiveText(tokenizer),
-            custom_generate=fused_generate,
-            logits_processor=LogitsProcessorList([SpelledOnly(tokenizer)] if unspelled else []),
-            sampler=sampler,
-        )
-    return output.shape[1] - inputs["input_ids"].shape[1]
-
-
-class SpelledOnly(LogitsProcessor):
-    """Forbids the ids that the tokenizer cannot spell, as `inspect` and the explorer do."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return forbid_unspelled(scores, self.tokenizer)
+        output = loaded.model.generate(**arguments, seed=seed, sampler=sampler, streamer=live)
+    return output.shape[1] - arguments["input_ids"].shape[1]
 
 
 class LiveText:

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..models.vocabulary import unspelled_note
 from ..views.inspect import Inspection, inspect_prompt, spelling
 from ..views.request import Request
 from .waiting import load_to_look
@@ -64,10 +63,9 @@ def _table(inspection: Inspection) -> Table:
 def _summary(inspection: Inspection) -> list[str]:
     lines = [
         f"{inspection.kept} of {inspection.vocabulary} tokens kept, "
-        f"with {inspection.kept_probability:.2%} of the probability"
+        f"with {inspection.kept_probability:.2%} of the probability",
+        *inspection.notes,
     ]
-    if note := unspelled_note(inspection.vocabulary, inspection.unspelled):
-        lines.append(note)
     if inspection.drawn_id is not None:
         row = next(row for row in inspection.tokens if row.drawn)
         how = "greedy" if inspection.seed is None else f"seed {inspection.seed}"

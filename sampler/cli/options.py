@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from ..filters import FILTERS, Parameter
 from ..params import TEMPERATURE
 from ..views.numbers import SEED, Number, label, read_parameter
-from ..views.request import FieldError, Request
+from ..views.request import FieldError, Request, check_text
 
 PANEL = "Sampling"  # of the options that say what to draw from
 
@@ -21,6 +21,21 @@ PANEL = "Sampling"  # of the options that say what to draw from
 def number(wanted: Number, help: str, metavar: str = "COUNT", **more: Any) -> Any:
     """An option that takes a whole number."""
     return typer.Option(metavar=metavar, parser=_parser(wanted.read), help=help, **more)
+
+
+def text(help: str) -> Any:
+    """An option that takes text, and has no default."""
+
+    def parse(text: str) -> str:
+        try:
+            check_text("text", text)
+        except FieldError as error:
+            raise typer.BadParameter(_sentence(error)) from error
+        if not text:
+            raise typer.BadParameter("it is empty; give some text, or leave it out")
+        return text
+
+    return typer.Option(metavar="TEXT", parser=parse, help=help, show_default=False)
 
 
 def parameter(record: Parameter, help: str | None = None, metavar: str | None = None) -> Any:
@@ -71,6 +86,20 @@ Model = Annotated[
     ),
 ]
 Temperature = Annotated[float, parameter(TEMPERATURE)]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat", help="Take the prompt as a user's message, in the model's chat template."
+    ),
+]
+System = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="With --chat: the system message before it. Without it: what the template says.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
@@ -116,10 +145,13 @@ def request_of(
     temperature: float,
     filters: Mapping[str, Any],
     seed: int | None,
+    chat: bool,
+    system: str | None,
 ) -> Request:
     """The request; what is wrong with it is an error of the option that it came from."""
     try:
-        return Request(prompt, model, {"temperature": temperature, **filters}, seed)
+        sampling = {"temperature": temperature, **filters}
+        return Request(prompt, model, sampling, seed, chat, system)
     except FieldError as error:
         is_option = error.field not in (None, "prompt")
         raise wrong(error.field if is_option else None, _sentence(error)) from error

@@ -10,12 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from ..models.prompt import encode_prompt
-from ..models.vocabulary import unspelled_note
 from ..params import RECORDS
 from ..views.figures import draw_panels, draw_sweep, save
 from ..views.files import writing
-from ..views.inspect import inspect_logits, next_logits
+from ..views.inspect import inspect_token
+from ..views.next_token import NextToken
 from ..views.numbers import label
 from ..views.request import Request
 from ..views.sweep import sweep
@@ -33,11 +32,9 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
     path = out or _default_path(requests[0].prompt, swept)
     _check_path(path)
     loaded = load_to_look(requests[0].model)
-    inputs = encode_prompt(loaded, requests[0].prompt, new_tokens=1)
-    logits = next_logits(loaded, inputs)
-    length = inputs["input_ids"].shape[1]
-    inspections = [inspect_logits(loaded, request, logits, length, top) for request in requests]
-    if note := unspelled_note(len(logits), inspections[0].unspelled):
+    token = NextToken(loaded, requests[0].reading)
+    inspections = [inspect_token(token, request, top) for request in requests]
+    for note in inspections[-1].notes:  # of the hottest: greedy decoding has fewer
         typer.echo(note, err=True)
     if swept is None:
         figure = draw_panels(inspections)
@@ -46,7 +43,7 @@ def run_plot(requests: Sequence[Request], top: int, swept: str | None, out: Path
         steps = track(
             requests, "Sweeping", console=console, transient=True, disable=not console.is_terminal
         )
-        curves = [sweep(logits, request, swept) for request in steps]
+        curves = [sweep(token, request, swept) for request in steps]
         figure = draw_sweep(inspections[0], curves, swept)
     with writing(path, "give another file with --out"):
         save(figure, path)

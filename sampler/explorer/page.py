@@ -10,7 +10,6 @@ from typing import Any
 
 from .. import __version__
 from ..filters import Parameter
-from ..models.vocabulary import unspelled_note
 from ..params import RECORDS, TEMPERATURE
 from ..views.numbers import label
 from ..views.request import Request
@@ -33,7 +32,6 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
         "settings": [_control(record) for record in RECORDS.values()],
-        "note": unspelled_note(views[0].table.vocabulary, views[0].table.unspelled),
         "top": TOP,
         "samples": SAMPLES,
         "saved": saved,
@@ -72,5 +70,7 @@ def saved_page(
     `watched` goes through the temperatures, and may show how far it is.
     """
     temperatures = sorted({*SAVED_TEMPERATURES, request.temperature})
-    views = [explorer.view(request.at(t), samples=SAMPLES) for t in watched(temperatures)]
+    views = [
+        explorer.view(request.at(temperature=t), samples=SAMPLES) for t in watched(temperatures)
+    ]
     return render_page(request, views, saved=True)

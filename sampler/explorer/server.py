@@ -26,6 +26,7 @@ class ExploreServer(ThreadingHTTPServer):
 
     allow_reuse_port = False  # a port in use is an error, also where Python's own default differs
     explorer: Explorer
+    request: Request
     page: bytes
 
     def __init__(self, port: int) -> None:
@@ -43,7 +44,7 @@ class ExploreServer(ThreadingHTTPServer):
 
     def serve(self, explorer: Explorer, request: Request, ready: Callable[[], None]) -> None:
         """Answer until interrupted. `ready` is called once the page is made; it shows `request`."""
-        self.explorer = explorer
+        self.explorer, self.request = explorer, request
         self.page = render_page(request, [explorer.view(request)], saved=False).encode()
         ready()
         self.serve_forever()
@@ -85,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _view(self, body: bytes) -> None:
         try:
-            view = self.server.explorer.view(*read_state(body))
+            view = self.server.explorer.view(*read_state(body, self.server.request))
         except FieldError as error:
             self._fail(HTTPStatus.BAD_REQUEST, str(error), error.field)
         except ValueError as error:  # the library's own, such as a text longer than the model holds

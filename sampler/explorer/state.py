@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..params import RECORDS
@@ -19,8 +20,11 @@ class State(NamedTuple):
     samples: int
 
 
-def read_state(body: bytes) -> State:
-    """The state that the page sent. Numbers come as they were typed. Raises `FieldError`."""
+def read_state(body: bytes, first: Request) -> State:
+    """The state that the page sent; what it has no input for is as in its `first` request.
+
+    Numbers come as they were typed. Raises `FieldError`.
+    """
     try:
         state = json.loads(body)
     except (ValueError, RecursionError):  # bad UTF-8 and brackets without end too
@@ -37,5 +41,5 @@ def read_state(body: bytes) -> State:
         seed = SEED.read(str(state.get("seed")))
     except ValueError as error:
         raise FieldError("seed", f"seed: {error}") from error
-    request = Request(prompt, None, sampling, seed)
+    request = replace(first, prompt=prompt, sampling=sampling, seed=seed)
     return State(request, tuple(appended), SAMPLES if state.get("count") else 0)

@@ -6,13 +6,10 @@ import threading
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-
 from ..models.load import LoadedModel
-from ..models.prompt import encode_prompt
+from ..models.prompt import Prompt
 from ..models.vocabulary import spelled_ids
-from ..views.inspect import next_logits
+from ..views.next_token import NextToken
 from ..views.request import Request
 from .view import View, view_of
 
@@ -22,9 +19,8 @@ _TEXTS = 64  # whose logits are remembered
 class Text(NamedTuple):
     """What the model and the tokenizer say of a text."""
 
-    prompt_tokens: int
     pieces: list[str]
-    logits: torch.Tensor  # fp32 [V], on the CPU
+    token: NextToken  # with its scores on the CPU
 
 
 class Explorer:
@@ -38,21 +34,17 @@ class Explorer:
     def view(self, request: Request, appended: tuple[int, ...] = (), samples: int = 0) -> View:
         """The token after `request.prompt` and `appended`, and the counts of `samples` draws."""
         with self._lock:
-            text = self._text(request.prompt, appended)
-            return view_of(self.loaded, request, *text, samples)
+            text = self._text(request.reading, appended)
+            return view_of(text.token, request, text.pieces, samples)
 
-    def _read(self, prompt: str, appended: tuple[int, ...]) -> Text:
-        inputs = encode_prompt(self.loaded, prompt, new_tokens=len(appended) + 1)
-        prompt_ids = inputs["input_ids"]
+    def _read(self, prompt: Prompt, appended: tuple[int, ...]) -> Text:
         for token in appended:
-            if token not in spelled_ids(self.loaded.tokenizer):
+            known = token in spelled_ids(self.loaded.tokenizer)
+            if not known or token >= self.loaded.vocabulary:
                 raise ValueError(f"appended token {token} is no id of the tokenizer's")
-        more = prompt_ids.new_tensor([appended])
-        inputs["input_ids"] = torch.cat([prompt_ids, more.to(prompt_ids.dtype)], dim=1)
-        inputs["attention_mask"] = F.pad(inputs["attention_mask"], (0, len(appended)), value=1)
-        logits = next_logits(self.loaded, inputs).cpu()
-        pieces = _pieces(self.loaded.tokenizer, inputs["input_ids"][0].tolist(), len(appended))
-        return Text(prompt_ids.shape[1], pieces, logits)
+        next_token = NextToken(self.loaded, prompt, appended, "cpu")
+        ids = next_token.ids[0].tolist()
+        return Text(_pieces(self.loaded.tokenizer, ids, len(appended)), next_token)
 
 
 def _pieces(tokenizer: Any, ids: list[int], appended: int) -> list[str]:

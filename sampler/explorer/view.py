@@ -6,6 +6,7 @@ Every number is the library's own; a page that shows a `View` has nothing to com
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -16,10 +17,11 @@ from ..contract.mass import BEST_MASS
 from ..contract.philox import multiply_high, random_bits
 from ..contract.reference import BlockTable
 from ..filters import FILTERS
-from ..models.load import LoadedModel
+from ..hf import warpers
 from ..models.vocabulary import unspelled_ids
 from ..params import SamplingParams, resolve_rows
-from ..views.inspect import Candidate, Inspection, inspect_logits, spelling
+from ..views.inspect import Candidate, Inspection, inspect_token, spelling
+from ..views.next_token import NextToken
 from ..views.numbers import label
 from ..views.request import Request
 
@@ -70,40 +72,33 @@ class View:
     """The next token after a prompt and the tokens appended to it."""
 
     pieces: list[str]  # what each appended token adds to the text; "": half a character so far
-    call: str  # draws the token, in Python
+    call: str  # draws the token, in Python; from `scores` where processors follow the temperature
     table: Inspection  # without its tokens, which are `rows`
     rows: list[Row]
     others: Others
     draw: Draw | None  # None: greedy, nothing is left to chance
 
 
-def view_of(
-    loaded: LoadedModel,
-    request: Request,
-    prompt_tokens: int,
-    pieces: list[str],
-    logits: torch.Tensor,
-    samples: int,
-) -> View:
-    """The view of logits fp32 [V] that follow a prompt and `pieces`; `request` has a seed."""
-    step = len(pieces)
-    table = inspect_logits(loaded, request, logits, prompt_tokens, TOP, step)
+def view_of(token: NextToken, request: Request, pieces: list[str], samples: int) -> View:
+    """The view of a token that follows a prompt and `pieces`; `request` has a seed."""
+    table = inspect_token(token, request, TOP)
     candidates, table.tokens = table.tokens, []
-    seeded: dict[str, Any] = {**request.sampling, "seed": request.seed, "step": step}
+    stages, sampling = token.stages(request)
+    steps, scores = _steps(token, stages, sampling, request.greedy)
+    seeded: dict[str, Any] = {**sampling, "seed": request.seed, "step": token.step}
     counts: list[int] | None = None
     if samples:
-        drawn = cast(torch.Tensor, sample(logits, **seeded, num_samples=samples))
-        counts = drawn.bincount(minlength=len(logits)).tolist()
+        drawn = cast(torch.Tensor, sample(scores, **seeded, num_samples=samples))
+        counts = drawn.bincount(minlength=len(scores)).tolist()
 
-    stages = _stages(logits, request, unspelled_ids(loaded.tokenizer, len(logits)))
-    ends = _cumulative_mass(logits, request, [*stages.values()][-1]).tolist()
+    ends = _cumulative_mass(scores, sampling, request.greedy, kept=steps[-1][1]).tolist()
     starts = [0, *ends[:-1]]
     mass = ends[-1]
     rows = [
         Row(
             **vars(row),
             label=spelling(row),
-            dropped_by=next((name for name, kept in stages.items() if not kept[row.id]), None),
+            dropped_by=next((name for name, kept in steps if not kept[row.id]), None),
             start=starts[row.id] / mass,
             end=ends[row.id] / mass,
             observed=None if counts is None else counts[row.id],
@@ -118,7 +113,7 @@ def view_of(
     )
     draw = None
     if not request.greedy:
-        high, low = random_bits(request.seed, step, 0, 0)
+        high, low = random_bits(request.seed, token.step, 0, 0)
         drawn_id = cast(int, table.drawn_id)
         draw = Draw(
             u=(high << 32 | low) / 2**64,
@@ -128,30 +123,54 @@ def view_of(
             last=str(ends[drawn_id] - 1),
         )
     arguments = [f"{name}={value}" for name, value in seeded.items() if value != _OFF.get(name)]
-    call = f"sample({', '.join(['logits', *arguments])})"
+    call = f"sample({', '.join(['scores' if stages else 'logits', *arguments])})"
     return View(pieces, call, table, rows, others, draw)
 
 
-def _stages(
-    logits: torch.Tensor, request: Request, unspelled: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """What is left after each stage that may drop tokens, bool [V], by its name."""
-    spelled = torch.ones_like(logits, dtype=torch.bool).index_fill(0, unspelled, False)
-    stages = {"the tokenizer": spelled, "the model": logits > -math.inf}
-    if request.greedy:
-        return stages | {"greedy": mask_logits(logits, 0) > -math.inf}
-    so_far: dict[str, Any] = {"temperature": request.temperature}
+def _steps(
+    token: NextToken, stages: list[warpers.Stage], sampling: dict[str, Any], greedy: bool
+) -> tuple[list[tuple[str, torch.Tensor]], torch.Tensor]:
+    """What is left after each step that may drop tokens, bool [V], beside the step's name.
+
+    And the scores [V] that `sampling` draws from.
+    """
+    scores = token.logits
+    unspelled = unspelled_ids(token.loaded.tokenizer, len(scores))
+    spelled = torch.ones_like(scores, dtype=torch.bool).index_fill(0, unspelled, False)
+    steps = [
+        ("the tokenizer", spelled),
+        ("the model", token.raw > -math.inf),
+        ("the generation config", scores > -math.inf),
+    ]
+    for stage in stages:
+        if isinstance(stage, SamplingParams):
+            steps += _filters(scores, vars(stage))
+        scores = token.run([stage], scores)
+        steps.append(("the generation config", scores > -math.inf))
+    if greedy:
+        steps.append(("greedy", mask_logits(scores, 0) > -math.inf))
+    else:
+        steps += _filters(scores, sampling)
+    return steps, scores
+
+
+def _filters(
+    scores: torch.Tensor, sampling: Mapping[str, Any]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """What is left after each filter that is on, by its name."""
+    so_far: dict[str, Any] = {"temperature": sampling["temperature"]}
     for filter in FILTERS:
-        so_far[filter.name] = request.sampling[filter.name]
+        so_far[filter.name] = sampling[filter.name]
         if so_far[filter.name] != filter.off:
-            stages[label(filter.name)] = mask_logits(logits, **so_far) > -math.inf
-    return stages
+            yield label(filter.name), mask_logits(scores, **so_far) > -math.inf
 
 
-def _cumulative_mass(logits: torch.Tensor, request: Request, kept: torch.Tensor) -> torch.Tensor:
+def _cumulative_mass(
+    scores: torch.Tensor, sampling: Mapping[str, Any], greedy: bool, kept: torch.Tensor
+) -> torch.Tensor:
     """The mass of the kept ids up to every id, int64 [V]; greedy: all is the one token's."""
-    if request.greedy:
+    if greedy:
         return kept.cumsum(0) * BEST_MASS
-    x = logits[None]
-    table = BlockTable(x, resolve_rows(x, temperature=request.temperature).c)
+    x = scores[None]
+    table = BlockTable(x, resolve_rows(x, temperature=sampling["temperature"]).c)
     return table.cumulative_mass(kept[None])[0, : len(kept)]

@@ -135,7 +135,8 @@ def _figure(inspection: Inspection, height: float) -> Figure:
     values = [(filter, inspection.sampling[filter.name]) for filter in FILTERS]
     settings = [f"{label(f.name)} {value:g}" for f, value in values if value != f.off]
     prompt, model = (_printable(text, 55) for text in (repr(inspection.prompt), inspection.model))
-    title = f"Next token after {prompt}\n{', '.join([model, *settings])}"
+    what = "First token in answer to" if inspection.chat else "Next token after"
+    title = f"{what} {prompt}\n{', '.join([model, *settings])}"
     figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=10)
     return figure

@@ -6,14 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-
 from ..api import mask_logits, sample, softmax
+from ..models.generation import config_notes
 from ..models.load import LoadedModel
-from ..models.prompt import encode_prompt
-from ..models.quiet import quiet_transformers
-from ..models.vocabulary import forbid_unspelled, unspelled_ids
+from ..models.vocabulary import unspelled_ids, unspelled_note
 from ..output import SampleOutput
+from .next_token import NextToken
 from .request import Request
 
 
@@ -39,9 +37,12 @@ class Inspection:
 
     model: str
     prompt: str
+    chat: bool  # whether the prompt was read as a user's message
+    system: str | None
     prompt_tokens: int
     sampling: dict[str, Any]  # by the names of `SamplingParams`
     seed: int | None
+    notes: list[str]  # what the model's tokenizer and generation config do to the logits
     vocabulary: int
     unspelled: int  # ids of these that are forbidden, as the tokenizer cannot spell them
     kept: int
@@ -53,35 +54,21 @@ class Inspection:
 
 def inspect_prompt(loaded: LoadedModel, request: Request, top: int) -> Inspection:
     """What `generate` would draw its first token from, and which token the seed draws."""
-    inputs = encode_prompt(loaded, request.prompt, new_tokens=1)
-    logits = next_logits(loaded, inputs)
-    return inspect_logits(loaded, request, logits, inputs["input_ids"].shape[1], top)
+    return inspect_token(NextToken(loaded, request.reading), request, top)
 
 
-def next_logits(loaded: LoadedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What the model says of the token after `inputs`, fp32 [V]; -inf: it cannot be spelled."""
-    with torch.inference_mode(), quiet_transformers():
-        logits = loaded.model(**inputs).logits[0, -1].float()
-        return forbid_unspelled(logits, loaded.tokenizer)
-
-
-def inspect_logits(
-    loaded: LoadedModel,
-    request: Request,
-    logits: torch.Tensor,
-    prompt_tokens: int,
-    top: int,
-    step: int = 0,
-) -> Inspection:
-    """The table of logits [V]; `step` counts the tokens since the prompt, as in `generate`."""
-    sampling = dict(request.sampling)
+def inspect_token(token: NextToken, request: Request, top: int) -> Inspection:
+    """The table of a token's logits, and what the request keeps and draws of them."""
+    loaded, logits = token.loaded, token.logits
     probabilities = softmax(logits, request.temperature).double()
-    kept = mask_logits(logits, **sampling) > -math.inf
+    stages, sampling = token.stages(request)
+    scores = token.run(stages, logits)
+    kept = mask_logits(scores, **sampling) > -math.inf
     drawn_id = drawn_probability = None
     if request.greedy or request.seed is not None:
         seed = request.seed or 0
         draw = cast(
-            SampleOutput, sample(logits, **sampling, seed=seed, step=step, return_info=True)
+            SampleOutput, sample(scores, **sampling, seed=seed, step=token.step, return_info=True)
         )
         drawn_id, drawn_probability = int(draw.tokens), math.exp(cast(float, draw.logprobs))
 
@@ -109,14 +96,22 @@ def inspect_logits(
             drawn=token_id == drawn_id,
         )
 
+    unspelled = len(unspelled_ids(loaded.tokenizer, len(logits)))
+    note = unspelled_note(len(logits), unspelled)
     return Inspection(
         model=loaded.name,
         prompt=request.prompt,
-        prompt_tokens=prompt_tokens,
-        sampling=sampling,
+        chat=request.chat,
+        system=request.system,
+        prompt_tokens=token.prompt_tokens,
+        sampling=dict(request.sampling),
         seed=request.seed,
+        notes=[
+            *([note] if note else []),
+            *config_notes(loaded, do_sample=not request.greedy, to_the_end=False),
+        ],
         vocabulary=len(logits),
-        unspelled=len(unspelled_ids(loaded.tokenizer, len(logits))),
+        unspelled=unspelled,
         kept=int(kept.sum()),
         kept_probability=min(1.0, float(probabilities[kept].sum())),
         drawn_id=drawn_id,

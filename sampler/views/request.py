@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..models.prompt import Prompt
 from ..params import GREEDY_BELOW, SamplingParams, check_number
 
 
@@ -25,26 +26,37 @@ def check_field(name: str, value: float) -> None:
         raise FieldError(name, str(error)) from error
 
 
+def check_text(name: str, text: str) -> None:
+    """Raise `FieldError` for text that no tokenizer could read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FieldError(name, f"the {name} is not valid UTF-8; give it in UTF-8") from None
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt, a model (None: the embedded one) and how to sample. Raises `FieldError`.
 
     `sampling` holds plain numbers under the names of `SamplingParams`; those left out are off, and
-    a request holds them all.
+    a request holds them all. `chat` makes the prompt a user's message, after the message `system`.
     """
 
     prompt: str
     model: str | None
     sampling: Mapping[str, Any]
     seed: int | None
+    chat: bool = False
+    system: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise FieldError("prompt", "the prompt is empty; give some text to continue")
-        try:
-            self.prompt.encode()
-        except UnicodeEncodeError:
-            raise FieldError("prompt", "the prompt is not valid UTF-8; give it in UTF-8") from None
+        check_text("prompt", self.prompt)
+        if self.system is not None:
+            if not self.chat:
+                raise FieldError("system", "it goes with --chat alone; add --chat or leave it out")
+            check_text("system", self.system)
         if self.model == "":
             raise FieldError("model", "it is empty; give a folder or a hub id, or leave it out")
         for name, value in self.sampling.items():
@@ -59,6 +71,19 @@ class Request:
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
 
-    def at(self, temperature: float) -> Request:
-        """The same at another temperature."""
-        return replace(self, sampling={**self.sampling, "temperature": temperature})
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How to draw, as transformers' `generate` takes it.
+
+        Every value is given, so that none comes from the model's own generation config.
+        """
+        return {"do_sample": False} if self.greedy else {"do_sample": True, **self.sampling}
+
+    @property
+    def reading(self) -> Prompt:
+        """What the model reads."""
+        return Prompt(self.prompt, self.chat, self.system)
+
+    def at(self, **values: Any) -> Request:
+        """The same with other values of `sampling`."""
+        return replace(self, sampling={**self.sampling, **values})

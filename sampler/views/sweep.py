@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..api import mask_logits, softmax
 from ..params import RECORDS
+from .next_token import NextToken
 from .request import Request
 
 POINTS = 51
@@ -25,11 +25,14 @@ class Curve:
     entropy: list[float]
 
 
-def sweep(logits: torch.Tensor, request: Request, name: str) -> Curve:
-    """The curve of `name`, one of `request.sampling`, for logits [V]; the others stay as asked."""
-    values = _grid(name, len(logits))
-    sampling: dict[str, Any] = {**request.sampling, name: values}
-    masked = mask_logits(logits.expand(len(values), -1), **sampling)
+def sweep(token: NextToken, request: Request, name: str) -> Curve:
+    """The curve of `name`, one of `request.sampling`, for a token; the others stay as asked."""
+    values = _grid(name, len(token.logits))
+    rows = []
+    for value in values.tolist():
+        stages, sampling = token.stages(request.at(**{name: value}))
+        rows.append(mask_logits(token.run(stages, token.logits), **sampling))
+    masked = torch.stack(rows)
     nats = torch.special.entr(softmax(masked)).sum(-1)
     return Curve(
         label="" if name == "temperature" else f"T = {request.temperature:g}",

@@ -20,6 +20,7 @@ pytest.importorskip("typer", reason="needs the `cli` extra")
 pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from embedded import load_embedded
+from scripted import scripted_model
 from tiny_model import END, POSITIONS, save_tiny_model
 
 from fused_sampler import __version__
@@ -358,26 +359,13 @@ def test_embedded_model_is_the_default(run):
 # inspect
 
 
-class FixedLogits:
-    """A model that answers with the same logits whatever it reads."""
-
-    device = torch.device("cpu")
-    config = SimpleNamespace(max_position_embeddings=None)
-
-    def __init__(self, logits):
-        self.logits = logits[None, None]
-
-    def __call__(self, input_ids, attention_mask):
-        return SimpleNamespace(logits=self.logits)
-
-
 def test_table_by_hand(folder):
     """Probabilities 0.5, 0.25, 0.125, 0.125 at temperature 1; every other token is forbidden."""
     tokenizer = load_model(folder).tokenizer
     ids = tokenizer("abcd").input_ids
     logits = torch.full((257,), -math.inf)
     logits[ids] = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()
-    loaded = LoadedModel("fixed", FixedLogits(logits), tokenizer)
+    loaded = LoadedModel("fixed", scripted_model(lambda _: logits), tokenizer)
     request = Request(PROMPT, None, {"top_p": 0.7}, seed=0)
     found = inspect_prompt(loaded, request, top=5)
 

@@ -16,13 +16,16 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 pytest.importorskip("matplotlib", reason="needs the `plot` extra")
 
 from matplotlib.colors import to_rgb
+from scripted import scripted_model
+from transformers import BatchEncoding
 
 from fused_sampler import mask_logits, sample, softmax
 from fused_sampler.cli import main
 from fused_sampler.cli import plot as cli_plot
-from fused_sampler.models.load import load_model
+from fused_sampler.models.load import LoadedModel, load_model
 from fused_sampler.views.figures import draw_panels
-from fused_sampler.views.inspect import inspect_logits
+from fused_sampler.views.inspect import inspect_token
+from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.request import Request
 
 PROMPT = "The sky is"
@@ -294,6 +297,10 @@ class Words:
     def get_vocab(self):
         return {word: i for i, word in enumerate(self.words)}
 
+    def __call__(self, text, return_tensors):
+        ids = torch.tensor([[0]])
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
     def decode(self, ids, clean_up_tokenization_spaces):
         return self.words[ids[0]]
 
@@ -303,10 +310,12 @@ class Words:
 
 def panels_of(words, logits, prompt=PROMPT, temperatures=(1.0,), **sampling):
     """The figure of logits that were made by hand."""
-    loaded = SimpleNamespace(name="by hand", tokenizer=Words(*words))
+    model = scripted_model(lambda _: torch.tensor(logits), len(words))
+    loaded = LoadedModel("by hand", model, Words(*words))
     requests = [Request(prompt, None, {"temperature": t, **sampling}, None) for t in temperatures]
     inspections = [
-        inspect_logits(loaded, request, torch.tensor(logits), 3, len(words)) for request in requests
+        inspect_token(NextToken(loaded, request.reading), request, len(words))
+        for request in requests
     ]
     return draw_panels(inspections)
 

@@ -18,6 +18,7 @@ pytest.importorskip("typer", reason="needs the `cli` extra")
 pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from explorer import PROMPT, ask, ask_view, request_of, serving
+from scripted import scripted_model
 from tiny_model import END, POSITIONS, save_tiny_model
 
 from fused_sampler import mask_logits, sample, softmax
@@ -70,29 +71,13 @@ def drawn(view):
 # Views
 
 
-class FixedLogits:
-    """A model that answers with the same logits whatever it reads, and counts how often."""
-
-    device = torch.device("cpu")
-    config = SimpleNamespace(max_position_embeddings=None)
-
-    def __init__(self, logits):
-        self.logits = logits[None, None]
-        self.calls = 0
-
-    def __call__(self, input_ids, attention_mask):
-        assert input_ids.shape == attention_mask.shape
-        self.calls += 1
-        return SimpleNamespace(logits=self.logits)
-
-
 def test_bar_by_hand(explorer):
     """Of probabilities 1/8, 1/2, 1/8, 1/4 top-p 0.7 keeps the second and the last."""
     tokenizer = explorer.loaded.tokenizer
     ids = tokenizer("abcd").input_ids
     logits = torch.full((257,), -math.inf)
     logits[ids] = torch.tensor([0.125, 0.5, 0.125, 0.25]).log()
-    fixed = Explorer(LoadedModel("fixed", FixedLogits(logits), tokenizer))
+    fixed = Explorer(LoadedModel("fixed", scripted_model(lambda _: logits), tokenizer))
     view = fixed.view(request_of(top_p=0.7), samples=12)
     rows = {row.token: row for row in view.rows}
 
@@ -196,12 +181,17 @@ def test_half_a_character_waits_for_its_other_half(explorer):
 
 
 def test_model_reads_a_text_once(explorer):
-    model = FixedLogits(torch.arange(257.0))
-    fixed = Explorer(LoadedModel("fixed", model, explorer.loaded.tokenizer))
+    calls = []
+
+    def answer(ids):
+        calls.append(ids)
+        return torch.arange(257.0)
+
+    fixed = Explorer(LoadedModel("fixed", scripted_model(answer), explorer.loaded.tokenizer))
     for temperature in (0.0, 0.5, 1.0):
         fixed.view(request_of(temperature=temperature))
         fixed.view(request_of(temperature=temperature), (40,))
-    assert model.calls == 2
+    assert len(calls) == 2
 
 
 # The server
@@ -332,14 +322,13 @@ def test_broken_requests_are_answered(server):
 
 
 def test_failing_model_is_told(explorer):
-    class Failing(FixedLogits):
-        def __call__(self, input_ids, attention_mask):
-            if input_ids.shape[1] > len(PROMPT):
-                raise RuntimeError("out of\nmemory")
-            return super().__call__(input_ids, attention_mask)
+    def answer(ids):
+        if ids.shape[1] > len(PROMPT):
+            raise RuntimeError("out of\nmemory")
+        return torch.arange(257.0)
 
-    model = Failing(torch.arange(257.0))
-    with serving(Explorer(LoadedModel("failing", model, explorer.loaded.tokenizer))) as server:
+    failing = LoadedModel("failing", scripted_model(answer), explorer.loaded.tokenizer)
+    with serving(Explorer(failing)) as server:
         status, answer = ask_view(server, appended=[40])
         message = "the model failed: out of memory; try a shorter text"
         assert (status, answer["error"]) == (500, message)

@@ -3,7 +3,6 @@
 import math
 import re
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ pytest.importorskip("selenium", reason="needs Selenium")
 
 from browser import Page, chromium
 from explorer import PROMPT, request_of, serving
+from scripted import scripted_model
 from selenium.webdriver.common.keys import Keys
 from tiny_model import save_tiny_model
 
@@ -285,13 +285,13 @@ def test_call_in_python_is_shown(page):
 
 
 def test_ids_that_cannot_be_spelled_are_told_and_never_drawn(driver, page, tmp_path):
-    assert not page.find("unspelled").is_displayed()
+    assert page.text("notes") == ""
     save_tiny_model(tmp_path, padding=71)
     padded = Explorer(load_model(str(tmp_path)))
     with serving(padded, request_of(temperature=3.0)) as server:
         page = Page(driver, server.url)
         note = "257 of 328 ids: 71 that the tokenizer cannot spell are forbidden."
-        assert page.text("unspelled") == note
+        assert page.text("notes") == note
         for _ in range(8):
             page.click("append")
         assert page.text("error") == ""
@@ -379,26 +379,15 @@ def test_new_prompt_while_an_answer_is_on_its_way(page):
     assert page.text("text").startswith("abc")
 
 
-class Scripted:
-    """A model that writes these tokens after the prompt, whatever is asked of it."""
-
-    device = torch.device("cpu")
-    config = SimpleNamespace(max_position_embeddings=None)
-
-    def __init__(self, ids, prompt_tokens):
-        self.ids = ids
-        self.prompt_tokens = prompt_tokens
-
-    def __call__(self, input_ids, attention_mask):
-        logits = torch.zeros(1, 1, 257)
-        logits[..., self.ids[input_ids.shape[1] - self.prompt_tokens]] = 50.0
-        return SimpleNamespace(logits=logits)
-
-
 def test_half_characters_show_only_while_they_wait(driver, explorer):
     tokenizer = explorer.loaded.tokenizer
-    model = Scripted(tokenizer("é\u6771!").input_ids, len(PROMPT))
-    halves = [f"<{piece}>" for piece in tokenizer.convert_ids_to_tokens(model.ids)]
+    ids = tokenizer("é\u6771!").input_ids
+    halves = [f"<{piece}>" for piece in tokenizer.convert_ids_to_tokens(ids)]
+
+    def answer(so_far):
+        return torch.zeros(257).index_fill(0, torch.tensor(ids[so_far.shape[1] - len(PROMPT)]), 50)
+
+    model = scripted_model(answer)
     with serving(Explorer(LoadedModel("scripted", model, tokenizer))) as server:
         page = Page(driver, server.url)
         for shown in (

@@ -113,7 +113,8 @@ def test_plot_says_so(padded, tmp_path, capsys):
 def test_explorer_says_so(explorer):
     view = explorer.view(request_of())
     page = render_page(request_of(), [view], saved=False)
-    assert json.loads(page.split('id="data">')[1].split("</script>")[0])["note"] == NOTE
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert data["views"][0]["table"]["notes"] == [NOTE]
     only = SimpleNamespace(get_vocab=lambda: {"a": 5, "b": 9})
     few = Explorer(explorer.loaded._replace(tokenizer=Few(explorer.loaded.tokenizer, only)))
     dropped = {row.id: row.dropped_by for row in few.view(request_of()).rows}

@@ -20,7 +20,7 @@ from fused_sampler.explorer.text import Explorer
 from fused_sampler.filters import FILTERS
 from fused_sampler.models.load import load_model
 from fused_sampler.params import PARAMETERS, RECORDS
-from fused_sampler.views.inspect import next_logits
+from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
 from fused_sampler.views.sweep import sweep
 
@@ -34,9 +34,13 @@ def explorer(folder):
 
 
 @pytest.fixture(scope="module")
-def logits(explorer):
-    tokenizer = explorer.loaded.tokenizer
-    return next_logits(explorer.loaded, dict(tokenizer(PROMPT, return_tensors="pt")))
+def token(explorer):
+    return NextToken(explorer.loaded, request_of().reading)
+
+
+@pytest.fixture(scope="module")
+def logits(token):
+    return token.logits
 
 
 def middle(record):
@@ -113,9 +117,10 @@ def test_page_has_an_input_for_each(explorer):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_sweep_covers_the_axis(logits, name):
+def test_sweep_covers_the_axis(token, name):
+    logits = token.logits
     record = RECORDS[name]
-    curve = sweep(logits, request_of(), name)
+    curve = sweep(token, request_of(), name)
     ends = record.axis.low, min(record.axis.high, len(logits))
     assert (curve.values[0], curve.values[-1]) == pytest.approx(ends)
     assert curve.values == sorted(set(curve.values))

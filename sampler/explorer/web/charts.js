@@ -127,6 +127,7 @@ function paintDraw(view) {
   byId("kept").textContent =
     `${integer.format(table.kept)} of ${integer.format(table.vocabulary)} tokens kept, ` +
     `${(table.kept_probability * 100).toFixed(2)}% of the probability`;
+  byId("notes").replaceChildren(...table.notes.map((note) => make("p", "", `${note}.`)));
   byId("drawn").textContent = draw
     ? `U falls between ${drawn.start.toFixed(6)} and ${drawn.end.toFixed(6)}: ${drawn.label} is drawn.`
     : `Greedy: ${drawn.label}, the best token, whatever the seed.`;

@@ -100,9 +100,9 @@ const actions = {
 function fillInputs() {
   for (const name of FIELDS) byId(name).value = data.request[name];
   for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
-  byId("model").textContent = data.views[0].table.model;
-  byId("unspelled").hidden = data.note === null;
-  byId("unspelled").textContent = `${data.note}.`;
+  const { model, chat, system } = data.views[0].table;
+  const message = system === null ? "" : `, after the system message “${system}”`;
+  byId("model").textContent = chat ? `${model}, in a chat${message}` : model;
   byId("count-name").textContent = `Draw ${data.samples}`;
   byId("draws-name").textContent = `${integer.format(data.samples)} draws`;
 }

@@ -23,9 +23,10 @@ function paintText(view, tokens) {
       }
       return button;
     });
+    const prompt = view.table.prompt + (view.table.chat ? "\n" : ""); // an answer begins a line
     const next = make("span", "next");
     next.id = "next";
-    byId("text").replaceChildren(make("span", "", view.table.prompt), ...buttons, next);
+    byId("text").replaceChildren(make("span", "", prompt), ...buttons, next);
     byId("text").scrollTop = byId("text").scrollHeight; // where it grows
   }
   byId("next").textContent = drawn.token.includes("\ufffd") ? drawn.label : drawn.token;

@@ -1,0 +1,219 @@
+"""A model's own generation config: what of it applies to a draw, and what the commands leave out.
+
+The commands draw tokens one by one, with the temperature and the filters that their options name.
+All else that the config says of the next token applies as transformers' own `generate` applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+
+from .errors import ModelError, brief
+from .load import LoadedModel
+from .quiet import quiet_transformers
+from .vocabulary import forbid_unspelled
+
+# What changes the scores of a token.
+_APPLIED = (
+    "guidance_scale",
+    "sequence_bias",
+    "encoder_repetition_penalty",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "min_length",
+    "min_new_tokens",
+    "forced_bos_token_id",
+    "remove_invalid_values",
+    "exponential_decay_length_penalty",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "watermarking_config",
+    "renormalize_logits",
+)
+_APPLIED_TO_SAMPLING = ("top_h", "typical_p", "eta_cutoff")
+# What matters to the end of a text.
+_ENDING = ("forced_eos_token_id", "max_time", "stop_strings")
+# Other ways of decoding, other outputs, another prompt, caches that need hardware or packages of
+# their own; and the value that switches each off.
+_OFF = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "constraints": None,
+    "force_words_ids": None,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "use_mtp": None,
+    "is_assistant": False,
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "output_scores": False,
+    "output_logits": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "token_healing": False,
+    "cache_implementation": None,
+    "cache_config": None,
+}
+_COUNTED = {
+    "sequence_bias": "sequences",
+    "bad_words_ids": "sequences",
+    "suppress_tokens": "ids",
+    "begin_suppress_tokens": "ids",
+}
+
+
+def applied_settings(loaded: LoadedModel, do_sample: bool, to_the_end: bool) -> dict[str, Any]:
+    """The config's settings that are on and apply: to a next token, or to a text `to_the_end`."""
+    names = _APPLIED + _APPLIED_TO_SAMPLING * do_sample + _ENDING * to_the_end
+    config = loaded.model.generation_config
+    found = {name: getattr(config, name, None) for name in names}
+    return {name: value for name, value in found.items() if value and value != _default(name)}
+
+
+def _default(name: str) -> Any:
+    """What transformers takes where a config is silent; version 4 sets it in every config."""
+    defaults = getattr(GenerationConfig, "_get_default_generation_params", dict)()
+    return defaults.get(name, getattr(GenerationConfig(), name, None))
+
+
+def unused_settings(loaded: LoadedModel, to_the_end: bool) -> dict[str, Any]:
+    """The config's settings that are on and do not apply.
+
+    A forced last token is one where no text is generated `to_the_end`: it comes with a length.
+    """
+    off = _OFF if to_the_end else {**_OFF, "forced_eos_token_id": None}
+    config = loaded.model.generation_config
+    found = {name: getattr(config, name, None) for name in off}
+    return {
+        name: value for name, value in found.items() if value is not None and value != off[name]
+    }
+
+
+def config_notes(loaded: LoadedModel, do_sample: bool, to_the_end: bool) -> list[str]:
+    """What a user is told of the config: nothing where it has none of these settings."""
+    applied = applied_settings(loaded, do_sample, to_the_end)
+    unused = unused_settings(loaded, to_the_end)
+    notes = []
+    if applied:
+        notes.append(f"the model's generation config applies {_listed(applied)}")
+    if unused:
+        notes.append(f"left out of the model's generation config: {_listed(unused)}")
+    return notes
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return ", ".join(_told(name, value) for name, value in settings.items())
+
+
+def _told(name: str, value: Any) -> str:
+    if name in _COUNTED:
+        return f"{name} ({len(value)} {_COUNTED[name]})"
+    if value is True or not isinstance(value, (int, float, str, list)):
+        return name
+    return f"{name} {value}"
+
+
+def generate_arguments(
+    loaded: LoadedModel, drawing: dict[str, Any], to_the_end: bool
+) -> dict[str, Any]:
+    """What `generate` is called with: `drawing` (`do_sample` and parameters), and what is off.
+
+    `stop_strings` are off as well: they are `stopping_criteria` of their own, with a tokenizer.
+    """
+    off = {name: _OFF.get(name) for name in unused_settings(loaded, to_the_end)}
+    return {**off, "stop_strings": None, **drawing}
+
+
+def next_processors(
+    loaded: LoadedModel, inputs: dict[str, torch.Tensor], drawing: dict[str, Any]
+) -> tuple[LogitsProcessorList, LogitsProcessorList]:
+    """The processors that `generate` runs for the prompt `inputs`, by the config and `drawing`.
+
+    Those up to the one that forbids what cannot be spelled, and those from the temperature on.
+    Raises `ModelError` where the config's values make no processor.
+    """
+    spelled_only = SpelledOnly(loaded.tokenizer)
+    try:
+        with quiet_transformers():
+            processors = loaded.model.generate(
+                **inputs,
+                **generate_arguments(loaded, drawing, to_the_end=False),
+                max_new_tokens=1,
+                logits_processor=LogitsProcessorList([spelled_only]),
+                custom_generate=_processors_alone,
+            )
+    except Exception as error:  # of any kind: nothing but JSON checks these values
+        raise _unusable(loaded, error) from error
+    end = processors.index(spelled_only) + 1
+    return LogitsProcessorList(processors[:end]), LogitsProcessorList(processors[end:])
+
+
+def _processors_alone(
+    model: Any, input_ids: torch.Tensor, logits_processor: LogitsProcessorList, **others: Any
+) -> Any:
+    """A decoding loop that decodes nothing, for `generate` to prepare its processors for."""
+    return logits_processor
+
+
+def apply_processors(
+    loaded: LoadedModel,
+    processors: LogitsProcessorList,
+    input_ids: torch.Tensor,
+    scores: torch.Tensor,
+) -> torch.Tensor:
+    """Scores fp32 [1, V] after ids [1, S]. Raises `ModelError`; `scores` may be written to."""
+    try:
+        with torch.inference_mode(), quiet_transformers():
+            return processors(input_ids, scores).to(torch.float32)
+    except Exception as error:  # such as an id that the model does not have
+        raise _unusable(loaded, error) from error
+
+
+def _unusable(loaded: LoadedModel, error: Exception) -> ModelError:
+    return ModelError(
+        f"the generation config of {loaded.name} cannot be used ({brief(error)}); "
+        "mend its generation_config.json"
+    )
+
+
+def stopping_criteria(loaded: LoadedModel, texts: Sequence[str]) -> StoppingCriteriaList:
+    """Ends a text at the token with which one of `texts`, or of the config's own, is complete.
+
+    Raises ValueError where the tokenizer writes none of them.
+    """
+    own = getattr(loaded.model.generation_config, "stop_strings", None) or []
+    wanted = [text for text in [*([own] if isinstance(own, str) else own), *texts] if text]
+    if not wanted:
+        return StoppingCriteriaList()
+    try:
+        return StoppingCriteriaList([StopStringCriteria(loaded.tokenizer, wanted)])
+    except ValueError as error:
+        listed = ", ".join(map(repr, wanted))
+        raise ValueError(
+            f"no token of {loaded.name} could end {listed}; give another text to stop at"
+        ) from error
+
+
+class SpelledOnly(LogitsProcessor):
+    """Forbids the ids that the tokenizer cannot spell."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return forbid_unspelled(scores, self.tokenizer)
