@@ -118,18 +118,19 @@ def codebooks(model: Any) -> int:
 
 
 def shared_by_ranks(model: Any, seed: torch.Tensor) -> torch.Tensor:
-    """The seed of the first rank of a tensor-parallel group, which computes the same rows.
+    """The seed of the first of the ranks that compute the same rows with parts of one model.
 
     Ranks that hold other rows, as under FSDP and in data parallelism, keep seeds of their own.
     """
     mesh = getattr(model, "_device_mesh", None)
-    if mesh is not None and mesh.mesh_dim_names is not None:
-        mesh = mesh["tp"] if "tp" in mesh.mesh_dim_names else None
-    if mesh is None or mesh.size() == 1:
+    if mesh is None:
         return seed
-    group = mesh.get_group()
-    seed = seed.to(mesh.device_type)  # NCCL sends nothing from the CPU
-    torch.distributed.broadcast(seed, group=group, group_src=0)
+    shared = [name for name in ("pp", "tp") if name in (mesh.mesh_dim_names or ())]
+    # A mesh without names is one of tensor parallelism.
+    for part in [mesh[name] for name in shared] if mesh.mesh_dim_names else [mesh]:
+        if part.size() > 1:
+            seed = seed.to(part.device_type)  # NCCL sends nothing from the CPU
+            torch.distributed.broadcast(seed, group=part.get_group(), group_src=0)
     return seed.cpu()
 
 
