@@ -40,7 +40,7 @@ class LoopDraws:
 class _Rows:
     """The rows that loops share which run one after the other."""
 
-    seeds: torch.Tensor  # int64 on the CPU: 0-dimensional, or [rows]
+    seeds: torch.Tensor | None  # int64 on the CPU: 0-dimensional, or [rows]; None: not needed yet
     next_steps: torch.Tensor  # int64 on the CPU, [rows]
     values: dict[str, torch.Tensor]  # on the CPU, [rows] each
 
@@ -61,43 +61,51 @@ class Call:
     ) -> None:
         if seed is not None and generator is not None:
             raise ValueError("seed and generator were both given; pass one of them.")
-        self.seed = seed
-        self.generator = generator
-        self.values = values or {}
-        self.sequences = sequences
+        self._seed = seed
+        self._generator = generator
+        self._values = values or {}
+        self._sequences = sequences
+        given = {"seed": seed, "generator": generator, **self._values}
+        # The first argument that only our loop can serve, if there is one.
+        self.asked_for = next((name for name, value in given.items() if value is not None), None)
         self._reached = self._sampled = False
         self._rows: list[_Rows] = []  # of the outermost loops, of those inside of them, ...
         self._open_loops = 0
-
-    def asked_for(self, config: GenerationConfig | None = None) -> str | None:
-        """The name of something that only our loop can give, if the caller wanted any."""
-        if self.seed is not None or getattr(config, "seed", None) is not None:
-            return "seed"
-        return "generator" if self.generator is not None else next(iter(self.values), None)
 
     @contextmanager
     def loop(
         self, model: Any, rows: int, config: GenerationConfig, device: torch.device
     ) -> Iterator[LoopDraws]:
         """A decoding loop of `rows` rows. Raises ValueError for a seed that fits no rows."""
-        if self.seed is None and self.generator is None:
-            self.seed = getattr(config, "seed", None)
+        if self._seed is None and self._generator is None:
+            self._seed = getattr(config, "seed", None)
+            self.asked_for = self.asked_for or (None if self._seed is None else "seed")
         self._reached = True
         self._sampled |= config.do_sample
+        sequences = max(config.num_return_sequences or 1, self._sequences)
         places = protocol.places_in_outer_call(model)
         level = self._open_loops
         known = self._rows[level] if level < len(self._rows) else None
         if known is None or (places is None and rows != len(known.next_steps)):
-            fresh = self._start(model, rows, config, level, known, places is not None)
-            self._rows[level:] = [fresh]
-        shared = self._rows[level]
+            first = 0 if known is None else int(known.next_steps.max())
+            values = {
+                name: _by_row(name, value.detach().cpu(), rows, sequences, model)[0]
+                for name, value in self._values.items()
+            }
+            known = _Rows(None, torch.full((rows,), first), values)
+            self._rows[level:] = [known]
+        if known.seeds is None and (config.do_sample or self._seed is not None):
+            total = len(known.next_steps)
+            seeds = self._seeds(model, total, sequences, places is not None)
+            known.seeds = seeds + level * _LOOP_GAP
         index = torch.zeros(rows, dtype=torch.int64)  # rows beyond the places pad to a static size
         counted = rows if places is None else len(places)
         index[:counted] = torch.arange(rows) if places is None else torch.tensor(places)
+        seeds = torch.tensor(0) if known.seeds is None else known.seeds
         draws = LoopDraws(
-            (shared.seeds[index] if shared.seeds.dim() else shared.seeds).to(device),
-            (shared.next_steps[index] if shared.next_steps.any() else torch.tensor(0)).to(device),
-            {name: value[index].to(device) for name, value in shared.values.items()},
+            (seeds[index] if seeds.dim() else seeds).to(device),
+            (known.next_steps[index] if known.next_steps.any() else torch.tensor(0)).to(device),
+            {name: value[index].to(device) for name, value in known.values.items()},
             torch.zeros(rows, dtype=torch.int64, device=device),
         )
         self._open_loops += 1
@@ -105,51 +113,34 @@ class Call:
             yield draws
         finally:
             self._open_loops -= 1
-        shared.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
+        known.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
 
     def close(self) -> None:
         """Tell the caller, once all loops are done, of a seed that was not needed."""
-        if (asked := self.asked_for()) is None:
+        if self.asked_for is None:
             return
         if not self._reached:
             raise ValueError(
-                f"{asked} was given, but no loop of the fused sampler ran; leave it out and call "
-                "torch.manual_seed."
+                f"{self.asked_for} was given, but no loop of the fused sampler ran; leave it out "
+                "and call torch.manual_seed."
             )
         if not self._sampled:
-            warnings.warn(f"{asked} was given, but greedy decoding draws nothing", stacklevel=4)
+            message = f"{self.asked_for} was given, but greedy decoding draws nothing"
+            warnings.warn(message, stacklevel=4)
 
-    def _start(
-        self,
-        model: Any,
-        rows: int,
-        config: GenerationConfig,
-        level: int,
-        before: _Rows | None,
-        rows_come_and_go: bool,
-    ) -> _Rows:
-        """Seeds, steps and values for the rows of a loop that is the first with so many."""
-        sequences = max(config.num_return_sequences or 1, self.sequences)
-        if self.seed is None and not config.do_sample:  # leaves the generator alone
-            seeds = torch.tensor(0)
-        else:
-            if self.seed is None:
-                fresh = torch.randint(2**63 - 1, (), generator=self.generator)
-                self.seed = protocol.shared_by_ranks(model, fresh)
-            seeds = seed_tensor(self.seed).cpu() + level * _LOOP_GAP
+    def _seeds(self, model: Any, rows: int, sequences: int, rows_come_and_go: bool) -> torch.Tensor:
+        """The seed as int64 on the CPU: 0-dimensional for the batch, or one a row."""
+        if self._seed is None:
+            fresh = torch.randint(2**63 - 1, (), generator=self._generator)
+            self._seed = protocol.shared_by_ranks(model, fresh)
+        seeds = seed_tensor(self._seed).cpu()
         if seeds.shape == (1,) and rows > sequences * protocol.codebooks(model):
             seeds = seeds[0]  # one element is one number, as in `sample`
-        if seeds.dim() == 0 and rows_come_and_go:  # each needs a seed to keep
-            seeds = seeds + torch.arange(rows) * SEED_GAP
-        elif seeds.dim() == 1:
+        if seeds.dim() == 1:
             seeds, turn = _by_row("seed", seeds, rows, sequences, model)
-            seeds = seeds + turn * SEED_GAP
-        first = 0 if before is None else int(before.next_steps.max())
-        values = {
-            name: _by_row(name, value.detach().cpu(), rows, sequences, model)[0]
-            for name, value in self.values.items()
-        }
-        return _Rows(seeds, torch.full((rows,), first), values)
+            return seeds + turn * SEED_GAP
+        # Where rows come and go, each needs a seed to keep.
+        return seeds + torch.arange(rows) * SEED_GAP if rows_come_and_go else seeds
 
 
 def _by_row(

@@ -64,9 +64,9 @@ def fused_generate(
     with ended_by_errors(streamer):
         _check_mode(generation_config, lost.get("assistant_model"))
         call = Call(seed, generator)
-        if call.asked_for() and protocol.places_in_outer_call(model) is not None:
+        if call.asked_for and protocol.places_in_outer_call(model) is not None:
             raise ValueError(
-                f"{call.asked_for()} cannot go on from one piece of a recording to the next in a "
+                f"{call.asked_for} cannot go on from one piece of a recording to the next in a "
                 "callable custom_generate; patch(model) and call plain model.generate(...)."
             )
         output = decode(
@@ -203,8 +203,9 @@ def _argmax(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _raise_invalid(invalid: torch.Tensor, step: torch.Tensor) -> None:
+    row = int(invalid.nonzero()[0])
     raise ValueError(
-        f"row {int(invalid.nonzero()[0])} cannot be sampled at new token {int(step)}: its scores "
-        "hold a NaN or +inf, or forbid every token; mend the model or the logits processors, or "
-        "pass remove_invalid_values=True to replace NaN and inf."
+        f"row {row} cannot be sampled at new token {int(step.expand(len(invalid))[row])}: its "
+        "scores hold a NaN or +inf, or forbid every token; mend the model or the logits "
+        "processors, or pass remove_invalid_values=True to replace NaN and inf."
     )

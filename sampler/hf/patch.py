@@ -171,7 +171,10 @@ def _generate(
         kwargs[name] = _PLACEHOLDERS[name]
     if _CALL.get() is not None and not given and not values:
         return original(model, *args, **kwargs)  # called by a model's own `generate`: part of that
-    call = Call(seed, generator, values, _sequences(model, *args, **kwargs))
+    if not given:
+        seed = _setting("seed", model, *args[:2], **kwargs)
+    sequences = _setting("num_return_sequences", model, *args[:2], **kwargs) or 1
+    call = Call(seed, generator, values, sequences)
     outer = _CALL.set(call)
     try:
         with ended_by_errors(kwargs.get("streamer")):
@@ -182,14 +185,16 @@ def _generate(
     return output
 
 
-def _sequences(
-    model: Any, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any
-) -> int:
-    """How many sequences the caller wants of each prompt."""
-    wanted = kwargs.get("num_return_sequences")
-    for config in (generation_config, getattr(model, "generation_config", None)):
-        wanted = wanted or getattr(config, "num_return_sequences", None)
-    return wanted or 1
+def _setting(
+    name: str, model: Any, inputs: Any = None, generation_config: Any = None, **kwargs: Any
+) -> Any:
+    """What the caller of `generate` wants: by name, in a configuration, or in the model's own."""
+    own = getattr(model, "generation_config", None)
+    wanted = (
+        kwargs.get(name),
+        *(getattr(config, name, None) for config in (generation_config, own)),
+    )
+    return next((value for value in wanted if value is not None), None)
 
 
 def _sample(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -206,11 +211,11 @@ def _sample(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any)
 
 
 def _other_mode(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    call = _CALL.get() or Call()
-    if asked := call.asked_for(kwargs.get("generation_config")):
+    call = _CALL.get()
+    if call is not None and call.asked_for:
         raise ValueError(
-            f"{asked} was given, but this decoding mode is Hugging Face's own and has no seed; "
-            "leave it out and call torch.manual_seed."
+            f"{call.asked_for} was given, but this decoding mode is Hugging Face's own and has no "
+            "seed; leave it out and call torch.manual_seed."
         )
     return original(model, *args, **kwargs)
 

@@ -215,6 +215,20 @@ def test_a_piece_that_is_decoded_once_more_is_drawn_anew(whisper, monkeypatch):
     assert len(drawn) > 6
 
 
+def test_what_is_decoded_greedily_first_and_sampled_then(whisper, monkeypatch):
+    """Unseeded, greedy tries leave the generator alone, and beams may come before sampled tries."""
+    sound = torch.randn(1, 4, PIECE * 2)
+    call = {"temperature": (0.0, 1.0), "compression_ratio_threshold": None}
+    call["logprob_threshold"] = 100.0  # no try is good enough
+    torch.manual_seed(3)
+    first, second = (_listen(whisper, sound, [40], **call) for _ in range(2))
+    torch.manual_seed(3)
+    assert _listen(whisper, sound, [40], **call) == first != second
+    assert _listen(whisper, sound, [40], **call, num_beams=2)
+    with pytest.raises(ValueError, match="seed was given, but this decoding mode"):
+        _listen(whisper, sound, [40], **call, num_beams=2, seed=7)
+
+
 def test_returned_sequences_of_a_recording(whisper):
     sound = torch.randn(2, 4, PIECE)
     call = {"do_sample": True, "max_new_tokens": 5, "temperature": 1.0}
