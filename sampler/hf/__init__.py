@@ -9,11 +9,12 @@ For a model, pipelines included, until `unpatch(model)`:
 >>> patch(model)
 >>> model.generate(**inputs, do_sample=True, top_p=0.9, seed=7)
 
-or for a block: `with patched(model): ...`. Temperature, top-k, top-p and min-p are the sampler's;
-all other processors and filters run as they are, in Hugging Face's order.
+or for a block: `with patched(model): ...`. Temperature, top-k, top-p, min-p and epsilon are the
+sampler's; all other processors and filters run as they are, in Hugging Face's order.
 
-`stop_strings` needs a patched model: `generate` loses the tokenizer it wants when it is given a
-callable `custom_generate`, and says so.
+A patched model has more: parameters as tensors with a value a prompt, seeds that go on through
+models which call `generate` inside of theirs, `generate_batch` (continuous batching), and
+`stop_strings`, for which `generate` loses the tokenizer when `custom_generate` is a callable.
 """
 
 try:
