@@ -33,6 +33,8 @@ def run_generate(
         first_seed = secrets.randbelow(2**32)  # short enough to type again
     seeds = range(first_seed, first_seed + num_samples)
     if seeds[-1] >= 2**63:
+        if request.seed is None:
+            raise wrong("num_samples", f"{num_samples} is more than there are seeds; ask for less")
         raise wrong(
             "seed",
             f"{first_seed} leaves too few seeds for --num-samples {num_samples}; "
@@ -108,7 +110,8 @@ def _continue(
 ) -> int:
     """Generate and show one continuation; the number of its tokens."""
     live = LiveText(loaded.tokenizer)
-    with quiet_transformers():
+    # What takes part in the loop only, such as a time limit.
+    with quiet_transformers(), generation.using_config(loaded, blamed=TypeError):
         output = loaded.model.generate(**arguments, seed=seed, sampler=sampler, streamer=live)
     return output.shape[1] - arguments["input_ids"].shape[1]
 

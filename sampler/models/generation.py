@@ -6,7 +6,8 @@ All else that the config says of the next token applies as transformers' own `ge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ _OFF = {
     "token_healing": False,
     "cache_implementation": None,
     "cache_config": None,
+    "prefill_chunk_size": None,
 }
 _COUNTED = {
     "sequence_bias": "sequences",
@@ -142,23 +144,20 @@ def generate_arguments(
 def next_processors(
     loaded: LoadedModel, inputs: dict[str, torch.Tensor], drawing: dict[str, Any]
 ) -> tuple[LogitsProcessorList, LogitsProcessorList]:
-    """The processors that `generate` runs for the prompt `inputs`, by the config and `drawing`.
+    """The processors that `generate` runs with the arguments `inputs`, by the config and `drawing`.
 
     Those up to the one that forbids what cannot be spelled, and those from the temperature on.
     Raises `ModelError` where the config's values make no processor.
     """
     spelled_only = SpelledOnly(loaded.tokenizer)
-    try:
-        with quiet_transformers():
-            processors = loaded.model.generate(
-                **inputs,
-                **generate_arguments(loaded, drawing, to_the_end=False),
-                max_new_tokens=1,
-                logits_processor=LogitsProcessorList([spelled_only]),
-                custom_generate=_processors_alone,
-            )
-    except Exception as error:  # of any kind: nothing but JSON checks these values
-        raise _unusable(loaded, error) from error
+    with quiet_transformers(), using_config(loaded):
+        processors = loaded.model.generate(
+            **inputs,
+            **generate_arguments(loaded, drawing, to_the_end=False),
+            max_new_tokens=1,
+            logits_processor=LogitsProcessorList([spelled_only]),
+            custom_generate=_processors_alone,
+        )
     end = processors.index(spelled_only) + 1
     return LogitsProcessorList(processors[:end]), LogitsProcessorList(processors[end:])
 
@@ -176,17 +175,32 @@ def apply_processors(
     input_ids: torch.Tensor,
     scores: torch.Tensor,
 ) -> torch.Tensor:
-    """Scores fp32 [1, V] after ids [1, S]. Raises `ModelError`; `scores` may be written to."""
+    """Scores fp32 [1, V] after ids [1, S]; those that were given may be written to.
+
+    Raises `ModelError` where a processor fails, or forbids every token.
+    """
+    had_some = bool((scores != -torch.inf).any())
+    with torch.inference_mode(), quiet_transformers(), using_config(loaded):
+        scores = processors(input_ids, scores).to(torch.float32)
+        if had_some and not (scores != -torch.inf).any():
+            raise ValueError("it forbids every token")
+    return scores
+
+
+@contextmanager
+def using_config(
+    loaded: LoadedModel, blamed: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> Iterator[None]:
+    """Where an error of these kinds means that a value of the config is wrong."""
     try:
-        with torch.inference_mode(), quiet_transformers():
-            return processors(input_ids, scores).to(torch.float32)
-    except Exception as error:  # such as an id that the model does not have
-        raise _unusable(loaded, error) from error
+        yield
+    except blamed as error:
+        raise _unusable(loaded, brief(error)) from error
 
 
-def _unusable(loaded: LoadedModel, error: Exception) -> ModelError:
+def _unusable(loaded: LoadedModel, reason: str) -> ModelError:
     return ModelError(
-        f"the generation config of {loaded.name} cannot be used ({brief(error)}); "
+        f"the generation config of {loaded.name} cannot be used ({reason}); "
         "mend its generation_config.json"
     )
 
@@ -197,7 +211,10 @@ def stopping_criteria(loaded: LoadedModel, texts: Sequence[str]) -> StoppingCrit
     Raises ValueError where the tokenizer writes none of them.
     """
     own = getattr(loaded.model.generation_config, "stop_strings", None) or []
-    wanted = [text for text in [*([own] if isinstance(own, str) else own), *texts] if text]
+    own = [own] if isinstance(own, str) else own
+    if not isinstance(own, list) or not all(isinstance(text, str) for text in own):
+        raise _unusable(loaded, f"stop_strings is {own!r}, no text or list of texts")
+    wanted = [text for text in (*own, *texts) if text]
     if not wanted:
         return StoppingCriteriaList()
     try:

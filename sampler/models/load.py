@@ -62,11 +62,26 @@ def _load_folder(name: str, folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise ModelError(f"model folder {name!r} holds no config.json; give a folder that does")
     require("transformers", "hf")
+    _check_generation_config(folder / "generation_config.json")
     try:
         return _load(str(folder), local=True)
     except Exception as error:  # transformers raises many kinds
         remedy = "give a folder with a causal language model and its tokenizer"
         raise ModelError(f"cannot load model folder {name!r} ({brief(error)}); {remedy}") from error
+
+
+def _check_generation_config(path: Path) -> None:
+    """Refuse what transformers would blame the model for, or pass over where it is no JSON."""
+    from transformers import GenerationConfig
+
+    if path.is_file():
+        try:
+            with quiet_transformers():
+                GenerationConfig.from_pretrained(path.parent, local_files_only=True)
+        except Exception as error:
+            raise ModelError(
+                f"cannot use {str(path)!r} ({brief(error)}); mend it, or delete it"
+            ) from error
 
 
 def _load_hub_id(name: str, report: Callable[[str], None]) -> tuple[Any, Any]:

@@ -7,11 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import LogitsProcessorList
-from transformers.generation.logits_process import (
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
 
 from ..hf import warpers
 from ..models.generation import apply_processors, next_processors
@@ -20,12 +15,6 @@ from ..models.prompt import Prompt, encode_prompt
 from ..models.quiet import quiet_transformers
 from .request import Request
 
-# They count on being called at every token of a text.
-_WITH_MEMORY = (
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
-
 
 class NextToken:
     """The token after a prompt and the ids appended to it, as `generate` would draw it.
@@ -33,7 +22,7 @@ class NextToken:
     raw: what the model says, fp32 [V] on `device` (default: the model's), as are all scores here.
     logits: after the processors of the generation config that come before the temperature, and
         -inf for what the tokenizer cannot spell.
-    step: how many ids were appended.
+    step: how many ids were appended to the `prompt_tokens`.
 
     Raises ValueError for a prompt that the model cannot read, and as `next_processors` does.
     """
@@ -48,21 +37,20 @@ class NextToken:
         self.loaded = loaded
         self.step = len(appended)
         self._device = device or loaded.model.device
-        self._prompt = encode_prompt(loaded, prompt, new_tokens=self.step + 1)
-        prompt_ids = self._prompt["input_ids"]
+        inputs = encode_prompt(loaded, prompt, new_tokens=self.step + 1)
+        prompt_ids = inputs["input_ids"]
+        self.prompt_tokens = prompt_ids.shape[1]
         more = prompt_ids.new_tensor([list(appended)], dtype=prompt_ids.dtype)
         self.ids = torch.cat([prompt_ids, more], dim=1)
-        mask = F.pad(self._prompt["attention_mask"], (0, self.step), value=1)
+        mask = F.pad(inputs["attention_mask"], (0, self.step), value=1)
         with torch.inference_mode(), quiet_transformers():
             raw = loaded.model(input_ids=self.ids, attention_mask=mask).logits[:, -1].float()
-        before, _ = next_processors(loaded, self._prompt, {"do_sample": False})
-        self._remind(before, raw)
+        # What a `guidance_scale` guides away from: the prompt's last token and what followed.
+        without_prompt = self.ids[:, self.prompt_tokens - 1 :]
+        self._inputs = {**inputs, "negative_prompt_ids": without_prompt}
+        before, _ = next_processors(loaded, self._inputs, {"do_sample": False})
         self.raw = raw[0].to(self._device)
         self.logits = apply_processors(loaded, before, self.ids, raw.clone())[0].to(self._device)
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self._prompt["input_ids"].shape[1]
 
     def stages(self, request: Request) -> tuple[list[warpers.Stage], dict[str, Any]]:
         """What `run` does to `logits`, and the parameters with which `sample` draws from that.
@@ -70,8 +58,7 @@ class NextToken:
         No stages: the parameters are the request's. Most generation configs have nothing to say
         after the temperature.
         """
-        _, after = next_processors(self.loaded, self._prompt, request.drawing)
-        self._remind(after, self.logits[None].to(self.ids.device))
+        _, after = next_processors(self.loaded, self._inputs, request.drawing)
         stages, params = warpers.split(after)
         if request.greedy:
             return stages, dict(request.sampling)
@@ -84,10 +71,3 @@ class NextToken:
         moved = scores[None].to(self.ids.device)
         with torch.inference_mode(), quiet_transformers():
             return warpers.run(stages, self.ids, moved)[0].to(self._device)
-
-    def _remind(self, processors: LogitsProcessorList, scores: torch.Tensor) -> None:
-        """Show the earlier tokens of the text to those that remember them."""
-        forgetful = LogitsProcessorList(p for p in processors if isinstance(p, _WITH_MEMORY))
-        if forgetful:
-            for length in range(self.prompt_tokens, self.ids.shape[1]):
-                apply_processors(self.loaded, forgetful, self.ids[:, :length], scores.clone())

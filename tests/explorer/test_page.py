@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -298,7 +299,37 @@ def test_ids_that_cannot_be_spelled_are_told_and_never_drawn(driver, page, tmp_p
         assert len(page.all("#text .token")) == 8
 
 
+def test_generation_config_is_told(driver, tmp_path):
+    model = save_tiny_model(tmp_path)
+    model.generation_config.update(typical_p=0.5, repetition_penalty=1.1, do_sample=True)
+    model.save_pretrained(tmp_path)
+    with serving(Explorer(load_model(str(tmp_path))), REQUEST) as server:
+        page = Page(driver, server.url)
+        note = "the model's generation config applies repetition_penalty 1.1"
+        assert page.text("notes") == f"{note}, typical_p 0.5."
+        page.set(temperature=0)
+        assert page.text("notes") == f"{note}."
+        page.set(temperature=1)
+        assert page.text("notes") == f"{note}, typical_p 0.5."
+
+
 # The text
+
+
+def test_answer_of_a_chat_begins_a_line(driver, tmp_path):
+    save_tiny_model(tmp_path)
+    loaded = load_model(str(tmp_path))
+    loaded.tokenizer.chat_template = "{{ messages[-1].content }}!"
+    for system, after in ((None, ""), ("Hi", ", after the system message “Hi”")):
+        request = replace(REQUEST, chat=True, system=system)
+        with serving(Explorer(loaded), request) as server:
+            page = Page(driver, server.url)
+            assert page.text("model") == f"{loaded.name}, in a chat{after}"
+            page.click("append")
+            text = page.find("text").get_attribute("textContent")
+            assert text.startswith(f"{PROMPT}\n")
+            page.set(prompt="ab")
+            assert page.text("error") == ""
 
 
 def test_text_grows_by_the_drawn_tokens_and_shrinks_again(page, explorer):
