@@ -115,6 +115,14 @@ class Call:
             self._open_loops -= 1
         known.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
 
+    def for_requests(self, samples: bool) -> dict[str, Any]:
+        """What was given, by name, for `generate_batch` to hand to its requests."""
+        self._reached = True
+        self._sampled |= bool(samples)
+        if self._generator is not None:
+            self._seed = int(torch.randint(2**63 - 1, (), generator=self._generator))
+        return self._values | ({} if self._seed is None else {"seed": self._seed})
+
     def close(self) -> None:
         """Tell the caller, once all loops are done, of a seed that was not needed."""
         if self.asked_for is None:

@@ -150,7 +150,7 @@ def decode(
                         scores, params=params, seed=draws.seed, step=step, validate=False
                     )
                 else:
-                    tokens = _argmax(scores)
+                    tokens = argmax(scores)
                 if "scores" in record and params is not warpers.OFF:
                     scores = warpers.run([params], input_ids, scores)
                 record.add(outputs, logits, scores)
@@ -195,7 +195,7 @@ def _check_mode(generation_config: GenerationConfig, assistant_model: Any) -> No
         )
 
 
-def _argmax(scores: torch.Tensor) -> torch.Tensor:
+def argmax(scores: torch.Tensor) -> torch.Tensor:
     """The lowest index of each row's maximum, -1 for a row with a NaN (which argmax then picks)."""
     tokens = scores.argmax(dim=1)
     best = scores.gather(1, tokens[:, None])[:, 0]

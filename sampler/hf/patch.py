@@ -18,12 +18,17 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from ..params import PARAMETERS, check_tensor
 from .call import Call
 from .loop import decode, ended_by_errors
+
+try:
+    from . import continuous
+except ImportError:  # before transformers 5.24
+    continuous = None  # type: ignore[assignment]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -69,6 +74,7 @@ def unpatch(model: Model) -> Model:
         for part in model.modules():
             _PATCHED.discard(part)
             _BLOCKS.pop(part, None)
+            _forget_manager(part, fused=True)
     return model
 
 
@@ -90,6 +96,8 @@ def patched(model: Model) -> Iterator[Model]:
                 blocks = _BLOCKS.pop(part, 1) - 1  # `unpatch` may have been faster
                 if blocks:
                     _BLOCKS[part] = blocks
+                elif part not in _PATCHED:
+                    _forget_manager(part, fused=True)
 
 
 def _patchable(model: Any) -> list[Any]:
@@ -220,6 +228,44 @@ def _other_mode(original: Callable[..., Any], model: Any, *args: Any, **kwargs: 
     return original(model, *args, **kwargs)
 
 
+def _init_continuous_batching(
+    original: Callable[..., Any],
+    model: Any,
+    generation_config: GenerationConfig | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if continuous is None:
+        raise NotImplementedError(
+            "a patched model's continuous batching needs transformers 5.24 or newer; "
+            "unpatch(model) for transformers' own sampling."
+        )
+    _forget_manager(model, fused=False)
+    config = generation_config or model.generation_config
+    manager = original(model, continuous.without_warpers(config), *args, **kwargs)
+    return manager if continuous.is_fused(manager) else continuous.fuse(manager, config)
+
+
+def _generate_batch(
+    original: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any
+) -> Any:
+    if continuous is None:
+        return _init_continuous_batching(original, model)
+    call = _CALL.get()  # where `generate` was told to use a paged cache
+    own = {name: kwargs.pop(name) for name in ("seed", *PARAMETERS) if name in kwargs}
+    if call is not None:
+        own |= call.for_requests(_setting("do_sample", model, inputs, *args[:1], **kwargs))
+    sequences = _setting("num_return_sequences", model, inputs, *args[:1], **kwargs) or 1
+    return original(model, continuous.with_settings(inputs, own, sequences), *args, **kwargs)
+
+
+def _forget_manager(model: Any, fused: bool) -> None:
+    """Destroy the manager that a model has kept, if it draws in this way."""
+    kept = getattr(model, "_cached_continuous_batching_manager", None)
+    if kept is not None and continuous is not None and continuous.is_fused(kept) == fused:
+        model.destroy_cached_continuous_batching_manager()
+
+
 _SWITCHES: dict[str, Callable[..., Any]] = {
     **{
         method: _other_mode
@@ -228,4 +274,6 @@ _SWITCHES: dict[str, Callable[..., Any]] = {
     },
     "_sample": _sample,
     "generate": _generate,
+    "init_continuous_batching": _init_continuous_batching,
+    "generate_batch": _generate_batch,
 }

@@ -45,13 +45,13 @@ def split(
     open_call: dict[str, float | torch.Tensor] = {}
     values = values or {}
     for processor in processors:
-        name = _fused_name(processor)
+        name = fused_name(processor)
         rank = -1 if name is None else PARAMETERS.index(name)
         if open_call and rank <= max(map(PARAMETERS.index, open_call)):
             stages.append(SamplingParams(**open_call))
             open_call = {}
         if name is not None:
-            open_call[name] = values.get(name, getattr(processor, _FUSED[type(processor)][1]))
+            open_call[name] = values.get(name, fused_value(processor))
         elif stages and isinstance(stages[-1], LogitsProcessorList):
             stages[-1].append(processor)
         else:
@@ -73,7 +73,7 @@ def run(stages: Iterable[Stage], input_ids: Any, scores: torch.Tensor) -> torch.
     return scores
 
 
-def _fused_name(processor: Any) -> str | None:
+def fused_name(processor: Any) -> str | None:
     """The parameter that stands for this warper; None when only the warper itself will do."""
     name, _ = _FUSED.get(type(processor), (None, None))  # a subclass may do anything
     if name == "temperature":
@@ -83,3 +83,8 @@ def _fused_name(processor: Any) -> str | None:
         return None
     # top-k has already raised its k to min_tokens_to_keep; the others apply it afterwards.
     return name if name == "top_k" or processor.min_tokens_to_keep == 1 else None
+
+
+def fused_value(processor: Any) -> float:
+    """The value of that parameter."""
+    return getattr(processor, _FUSED[type(processor)][1])
