@@ -1,4 +1,4 @@
-"""Continuous batching on the fused sampler: `generate_batch`, which `transformers serve` runs on too.
+"""Continuous batching on the fused sampler: `generate_batch`, and `transformers serve` with it.
 
 transformers' manager keeps its scheduler, cache, CUDA graphs and compiled passes. Ours differs in
 what lies between logits and token: one call of `sample` for all requests of a step, each with
@@ -62,6 +62,7 @@ def fuse(manager: ContinuousBatchingManager, config: GenerationConfig) -> Contin
         manager.continuous_batching_config.drop_unsupported_processors,
     )
     seed = manager.continuous_batching_config.seed
+    seed = getattr(config, "seed", None) if seed is None else seed
     manager._seeds = None if seed is None else torch.Generator().manual_seed(seed)
     return manager
 
@@ -87,9 +88,9 @@ def with_settings(
         values = given.tolist() if isinstance(given, torch.Tensor) else given
         if not isinstance(values, Sequence):
             values = [values] * len(inputs)
-            if name == "seed":
+            if name == "seed" and given is not None:
                 first = int(seed_tensor(given))
-                values = [first + i * sequences * SEED_GAP for i in range(len(inputs))]
+                values = [wrapped(first + i * sequences * SEED_GAP) for i in range(len(inputs))]
         if len(values) != len(inputs):
             raise ValueError(
                 f"{name} has {len(values)} values for {len(inputs)} prompts; pass one number or "
@@ -97,7 +98,14 @@ def with_settings(
             )
         for request, value in zip(requests, values, strict=True):
             request[name] = value
+    for request in requests:
+        check_settings(request)  # here, for `generate_batch` logs what its requests raise
     return [Prompt(ids, own) for ids, own in zip(inputs, requests, strict=True)]
+
+
+def wrapped(seed: int) -> int:
+    """As 64 bits with a sign wrap."""
+    return (seed + 2**63) % 2**64 - 2**63
 
 
 class FusedManager(ContinuousBatchingManager):
@@ -156,7 +164,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         super().__init__(
             LogitsProcessorList(kept), drop_unsupported_processors=drop_unsupported
         )  # says which of them it drops
-        dropped = [p for p in kept if p not in self.logit_processor]
+        dropped = [p for p in kept if p not in self.logits_processor]
         self._all = [p for p in processors if p not in dropped]
         stages, _ = warpers.split(self._all)
         self._staged = {  # parameters that stand before a processor, which the draw must not repeat
@@ -209,7 +217,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
             dtype = torch.int32 if RECORDS[name].kind is int else torch.float32
             values = [min(own[name], 2**31 - 1) for own in settings]
             columns[row] = torch.tensor(values, dtype=dtype, device="cpu").view(torch.int32)
-        seeds = [(own["seed"] + 2**63) % 2**64 - 2**63 for own in settings]  # as 64 bits wrap
+        seeds = [wrapped(own["seed"]) for own in settings]
         halves = torch.tensor(seeds, dtype=torch.int64, device="cpu").view(torch.int32)
         columns[-3:-1] = halves.view(-1, 2).T
         columns[-1] = torch.tensor(steps, dtype=torch.int32, device="cpu")

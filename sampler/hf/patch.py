@@ -255,6 +255,8 @@ def _generate_batch(
     own = {name: kwargs.pop(name) for name in ("seed", *PARAMETERS) if name in kwargs}
     if call is not None:
         own |= call.for_requests(_setting("do_sample", model, inputs, *args[:1], **kwargs))
+    elif own.get("seed") is None:
+        own["seed"] = _setting("seed", model, inputs, *args[:1], **kwargs)
     sequences = _setting("num_return_sequences", model, inputs, *args[:1], **kwargs) or 1
     return original(model, continuous.with_settings(inputs, own, sequences), *args, **kwargs)
 

@@ -1,0 +1,424 @@
+"""Continuous batching of a patched model: transformers' own `generate_batch`, with our draws."""
+
+# mypy: disable-error-code="arg-type, attr-defined, call-arg, misc"
+# (transformers types configurations and `generate` more narrowly than it calls them)
+
+import importlib
+from contextlib import contextmanager
+
+import pytest
+import scipy.stats
+import torch
+
+transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
+
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from fused_sampler import mask_logits, sample  # noqa: E402
+from fused_sampler.hf import patch, patched, unpatch  # noqa: E402
+
+hf_patch = importlib.import_module("fused_sampler.hf.patch")
+continuous = hf_patch.continuous
+if continuous is None:
+    pytest.skip(
+        f"transformers {transformers.__version__} has another continuous batching",
+        allow_module_level=True,
+    )
+
+from transformers import CompileConfig, ContinuousBatchingConfig  # noqa: E402
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11], [12], [13, 14] * 10]
+SEEDS = [3, 4, 5, 6]
+NEW_TOKENS = 8
+VOCAB = 64
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.4,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=None,
+    )
+    model = patch(LlamaForCausalLM(config).eval())
+    model.generation_config.eos_token_id = -1  # as transformers sets it, with a warning
+    return model
+
+
+@pytest.fixture
+def only_ours(monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("transformers' own sampling ran")
+
+    for name in ("multinomial", "sort"):
+        monkeypatch.setattr(torch, name, forbidden)
+
+
+def _settings(**changes):
+    own = {"do_sample": True, "max_new_tokens": NEW_TOKENS, "top_k": 0, "pad_token_id": 0}
+    return GenerationConfig(**{**own, "eos_token_id": -1, **changes})
+
+
+def _batching(**changes):
+    return ContinuousBatchingConfig(**{"num_blocks": 32, "page_size": 16, **changes})
+
+
+def _batch(model, prompts=PROMPTS, settings=None, batching=None, **own):
+    outputs = model.generate_batch(
+        prompts,
+        generation_config=settings or _settings(),
+        continuous_batching_config=batching or _batching(),
+        **own,
+    )
+    assert [output.error for output in outputs.values()] == [None] * len(prompts)
+    return [output.generated_tokens for output in outputs.values()]
+
+
+def _alone(model, prompt, **settings):
+    """What `generate` draws for one prompt."""
+    ids = torch.tensor([prompt])
+    return model.generate(ids, generation_config=_settings(), **settings)[0, len(prompt) :].tolist()
+
+
+@contextmanager
+def _manager(model, settings=None, batching=None):
+    with model.continuous_batching_context_manager(
+        generation_config=settings or _settings(),
+        continuous_batching_config=batching or _batching(),
+    ) as manager:
+        yield manager
+
+
+def _results(manager, names):
+    found = {}
+    while len(found) < len(names):
+        result = manager.get_result(timeout=10)
+        assert result is not None, "the manager stopped"
+        if result.is_finished():
+            found[result.request_id] = result
+    return [found[name] for name in names]
+
+
+# One request, whatever is beside it
+
+
+def test_a_request_draws_what_generate_draws(model, only_ours):
+    expected = [_alone(model, p, seed=s) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    assert _batch(model, seed=SEEDS) == expected
+    assert _batch(model, seed=torch.tensor(SEEDS)) == expected
+    assert _batch(model, PROMPTS[::-1], seed=SEEDS[::-1]) == expected[::-1]
+    assert [
+        _batch(model, [p], seed=[s])[0] for p, s in zip(PROMPTS, SEEDS, strict=True)
+    ] == expected
+
+
+@pytest.mark.parametrize(
+    "batching",
+    [
+        {"max_batch_tokens": 7},  # long prompts are read in parts
+        {"max_requests_per_batch": 2},
+        {"allow_block_sharing": False},
+        {"scheduler_type": "prefill_first"},
+        {
+            "num_blocks": 3,
+            "max_batch_tokens": 64,
+        },  # requests have to leave the cache, and come back
+    ],
+    ids=str,
+)
+def test_how_requests_are_batched_changes_nothing(model, batching):
+    expected = [_alone(model, p, seed=s) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    assert _batch(model, seed=SEEDS, batching=_batching(**batching)) == expected
+
+
+COMPILED = CompileConfig(backend="eager", fullgraph=False)
+
+
+@pytest.mark.parametrize("path", ["varlen_compile_config", "decode_compile_config"])
+def test_the_compiled_paths(model, path):
+    expected = [_alone(model, p, seed=s) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    assert _batch(model, seed=SEEDS, batching=_batching(**{path: COMPILED})) == expected
+
+
+def test_parameters_of_each_request(model, only_ours):
+    own = {
+        "temperature": [0.7, 0.0, 1.6, 1.0],
+        "top_k": [0, 0, 5, 1],
+        "top_p": [0.8, 1.0, 1.0, 1.0],
+        "min_p": [0.0, 0.0, 0.05, 0.0],
+        "epsilon_cutoff": [0.0, 0.0, 0.0, 0.01],
+    }
+    drawn = _batch(model, seed=SEEDS, **own)
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        values = {name: torch.tensor([value[row]]) for name, value in own.items()}
+        assert drawn[row] == _alone(model, prompt, seed=seed, **values)
+    greedy = [_alone(model, prompt, do_sample=False) for prompt in PROMPTS]
+    assert [drawn[1], drawn[3]] == [greedy[1], greedy[3]] and drawn[0] != greedy[0]
+
+
+def test_parameters_of_the_configuration_hold_for_requests_without(model, only_ours):
+    settings = _settings(temperature=0.6, top_k=9, top_p=0.9, min_p=0.02)
+    expected = [
+        _alone(model, p, seed=s, temperature=0.6, top_k=9, top_p=0.9, min_p=0.02)
+        for p, s in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    assert _batch(model, settings=settings, seed=SEEDS) == expected
+    one = _batch(model, settings=settings, seed=SEEDS, temperature=1.7)
+    assert one == [
+        _alone(model, p, seed=s, temperature=1.7, top_k=9, top_p=0.9, min_p=0.02)
+        for p, s in zip(PROMPTS, SEEDS, strict=True)
+    ]
+
+
+def test_greedy(model, only_ours):
+    expected = [_alone(model, prompt, do_sample=False) for prompt in PROMPTS]
+    assert _batch(model, settings=_settings(do_sample=False)) == expected
+
+
+def test_further_sequences_of_a_prompt(model):
+    settings = _settings(num_return_sequences=3)
+    outputs = model.generate_batch(
+        PROMPTS[:2],
+        generation_config=settings,
+        continuous_batching_config=_batching(),
+        seed=SEEDS[:2],
+    )
+    drawn = {name: output.generated_tokens for name, output in outputs.items()}
+    for row, (prompt, seed) in enumerate(zip(PROMPTS[:2], SEEDS[:2], strict=True)):
+        rows = model.generate(
+            torch.tensor([prompt]), generation_config=settings, seed=torch.tensor([seed])
+        )[:, len(prompt) :].tolist()
+        names = [f"req_{row}", f"req_{row}__child#0", f"req_{row}__child#1"]
+        assert [drawn[name] for name in names] == rows
+
+
+# Seeds
+
+
+def test_one_seed_gives_equal_prompts_different_tokens(model):
+    twins = [PROMPTS[0]] * 4
+    first = _batch(model, twins, seed=7)
+    assert len({str(tokens) for tokens in first}) == 4
+    assert _batch(model, twins, seed=7) == first
+    assert _batch(model, twins, seed=8) != first
+    assert first[0] == _alone(model, PROMPTS[0], seed=7)
+
+
+def test_manual_seed_decides_without_a_seed(model):
+    torch.manual_seed(5)
+    first, second = _batch(model), _batch(model)
+    torch.manual_seed(5)
+    assert _batch(model) == first != second
+
+
+def test_the_batching_configuration_s_seed(model):
+    first, again = (_batch(model, batching=_batching(seed=9)) for _ in range(2))
+    assert first == again != _batch(model, batching=_batching(seed=10))
+
+
+def test_a_seed_of_the_generation_config(model):
+    settings = _settings()
+    settings.seed = 7
+    assert _batch(model, settings=settings) == _batch(model, seed=7)
+
+
+def test_requests_are_seeded_when_they_are_added(model):
+    """As `transformers serve` does for the seed of a request: `torch.manual_seed`, then this."""
+    with _manager(model) as manager:
+        names = []
+        for prompt in (PROMPTS[3], PROMPTS[0]):
+            torch.manual_seed(11)
+            names.append(manager.add_request(prompt))
+        drawn = [result.generated_tokens for result in _results(manager, names)]
+    torch.manual_seed(11)
+    seed = int(torch.randint(2**63 - 1, ()))
+    assert drawn == [_alone(model, prompt, seed=seed) for prompt in (PROMPTS[3], PROMPTS[0])]
+
+
+def test_generate_with_a_paged_cache(model):
+    ids = torch.tensor([PROMPTS[0], PROMPTS[0]])
+    call = {"generation_config": _settings(), "cache_implementation": "paged", "max_new_tokens": 8}
+    call["continuous_batching_config"] = _batching()
+    rows = model.generate(
+        ids, **call, seed=torch.tensor([3, 4]), temperature=torch.tensor([1.0, 0.5])
+    )
+    expected = [
+        _alone(model, PROMPTS[0], seed=3),
+        _alone(model, PROMPTS[0], seed=4, temperature=0.5),
+    ]
+    assert rows.reshape(2, -1)[:, 3:].tolist() == expected
+
+
+# What is drawn from
+
+
+def test_first_tokens_follow_the_softmax(model):
+    with torch.no_grad():
+        logits = model(torch.tensor([PROMPTS[0]])).logits[0, -1]
+    expected = (logits.double() / 1.5).softmax(0)
+    draws = 400
+    settings = _settings(max_new_tokens=1, temperature=1.5)
+    batching = _batching(max_batch_tokens=64)
+    drawn = _batch(model, [PROMPTS[0]] * draws, settings, batching, seed=1)
+    counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=VOCAB)
+    likely = expected * draws >= 5
+    observed = torch.cat([counts[likely], counts[~likely].sum()[None]])
+    wanted = torch.cat([expected[likely], expected[~likely].sum()[None]]) * draws
+    assert scipy.stats.chisquare(observed, wanted).pvalue > 1e-3
+
+
+def test_log_probabilities_are_transformers(model):
+    """The logarithm of the softmax of the processed scores, in fp32."""
+    own = {
+        "temperature": [0.7, 1.0, 1.5, 0.9],
+        "top_k": [0, 4, 0, 0],
+        "top_p": [1.0, 1.0, 0.8, 1.0],
+    }
+    outputs = model.generate_batch(
+        PROMPTS,
+        generation_config=_settings(),
+        continuous_batching_config=_batching(return_logprobs=True),
+        seed=SEEDS,
+        **own,
+    )
+    for row, output in enumerate(outputs.values()):
+        ids = torch.tensor([PROMPTS[row] + output.generated_tokens])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(PROMPTS[row]) - 1 : -1]
+        values = {name: value[row] for name, value in own.items()}
+        scores = torch.stack([mask_logits(step, **values) for step in logits])
+        theirs = scores.log_softmax(-1).gather(1, ids[0, len(PROMPTS[row]) :, None])[:, 0]
+        # Logits of paged attention and of plain attention differ in their last bits.
+        torch.testing.assert_close(torch.tensor(output.logprobs), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_log_probabilities_of_greedy_requests(model, do_sample):
+    own = {"temperature": 0.0} if do_sample else {}
+    outputs = model.generate_batch(
+        PROMPTS,
+        generation_config=_settings(do_sample=do_sample),
+        continuous_batching_config=_batching(return_logprobs=True),
+        **own,
+    )
+    for output in outputs.values():
+        assert len(output.logprobs) == NEW_TOKENS
+        assert all(value == 0 if do_sample else value < 0 for value in output.logprobs)
+
+
+def test_processors_that_stay_run_before_and_between(model):
+    """Suppressed tokens are taken out before the warpers, typical_p's behind them."""
+    for own in ({"suppress_tokens": list(range(2, 40))}, {"typical_p": 0.7}):
+        settings = _settings(temperature=1.3, top_p=0.9, **own)
+        expected = [
+            model.generate(torch.tensor([p]), generation_config=settings, seed=s)[
+                0, len(p) :
+            ].tolist()
+            for p, s in zip(PROMPTS, SEEDS, strict=True)
+        ]
+        batching = _batching(drop_unsupported_processors=False)
+        assert _batch(model, settings=settings, batching=batching, seed=SEEDS) == expected
+
+
+def test_no_false_warning_of_a_dropped_warper(model, caplog):
+    settings = _settings(temperature=0.7, top_p=0.9, min_p=0.05, epsilon_cutoff=0.01)
+    _batch(model, settings=settings, seed=SEEDS)
+    assert not [text for text in caplog.messages if "Warper" in text]
+
+
+# One bad request, and wrong values
+
+
+def test_a_request_that_cannot_be_drawn_for_fails_alone(model, monkeypatch):
+    expected = _batch(model, PROMPTS[:3], seed=SEEDS[:3])
+    bad = next(i for i in range(20, VOCAB) if not any(i in tokens for tokens in expected))
+    process = continuous.FusedProcessors.__call__
+
+    def spoiled(self, input_ids, scores, arguments):
+        scores = scores.masked_fill((input_ids == bad)[:, None], float("nan"))
+        return process(self, input_ids, scores, arguments)
+
+    monkeypatch.setattr(continuous.FusedProcessors, "__call__", spoiled)
+    with _manager(model) as manager:
+        prompts = [*PROMPTS[:2], [16, bad], PROMPTS[2]]
+        seeds = [*SEEDS[:2], 9, SEEDS[2]]
+        names = [manager.add_request(p, seed=s) for p, s in zip(prompts, seeds, strict=True)]
+        results = _results(manager, names)
+    good = [results[i].generated_tokens for i in (0, 1, 3)]
+    assert good == expected
+    assert results[2].error is not None and "cannot be sampled" in results[2].error
+    assert results[2].generated_tokens == []
+
+
+@pytest.mark.parametrize(
+    ("own", "error", "words"),
+    [
+        ({"temperature": -1.0}, ValueError, "temperature is -1.0, out of range"),
+        ({"top_k": 2.5}, TypeError, "top_k must be an integer"),
+        ({"top_p": "much"}, TypeError, "top_p must be a number"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer"),
+    ],
+)
+def test_wrong_values_of_a_request_are_told_to_its_caller(model, own, error, words):
+    with _manager(model) as manager, pytest.raises(error, match=words):
+        manager.add_request(PROMPTS[0], **own)
+
+
+def test_wrong_values_of_a_batch_are_told_to_its_caller(model):
+    with pytest.raises(ValueError, match=r"temperature is -1.0, out of range"):
+        _batch(model, temperature=[1.0, -1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [({"seed": [1, 2]}, "seed has 2 values for 4 prompts"), ({"top_p": [0.5]}, "top_p has 1 val")],
+)
+def test_as_many_values_as_prompts(model, own, words):
+    with pytest.raises(ValueError, match=words):
+        _batch(model, **own)
+
+
+# Managers that are kept
+
+
+def test_a_kept_manager_is_that_of_the_patch(model):
+    settings = _settings()
+    model.generate_batch(PROMPTS, settings, _batching(), persistent_manager=True, seed=SEEDS)
+    kept = model._cached_continuous_batching_manager
+    assert continuous.is_fused(kept)
+    again = model.generate_batch(PROMPTS, settings, _batching(), seed=SEEDS)
+    expected = [_alone(model, p, seed=s) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    assert [output.generated_tokens for output in again.values()] == expected
+
+    model.generate_batch(PROMPTS, settings, _batching(), persistent_manager=True, seed=SEEDS)
+    unpatch(model)
+    try:
+        plain = model.init_continuous_batching(settings, _batching())
+        assert not continuous.is_fused(plain)
+        plain.destroy()
+        model.generate_batch(PROMPTS, settings, _batching(), persistent_manager=True)
+        with patched(model):
+            assert _batch(model, seed=SEEDS) == expected
+    finally:
+        patch(model)
+        model.destroy_cached_continuous_batching_manager()
+
+
+def test_the_draw_is_one_call_a_step(model, monkeypatch):
+    calls = []
+
+    def counted(scores, **kwargs):
+        calls.append(len(scores))
+        return sample(scores, **kwargs)
+
+    monkeypatch.setattr(continuous, "sample", counted)
+    _batch(model, seed=SEEDS, temperature=[0.5, 1.0, 1.5, 2.0], batching=_batching())
+    assert calls == [len(PROMPTS)] * NEW_TOKENS
