@@ -10,6 +10,7 @@
   `interpreter.py`) into `planes.json`; `gpu_time.py` and `estimate.py` make GPU times of it.
 - `cycles.py` counts the instructions of their machine code, which `emulator/` runs without a GPU,
   into `cycles.json`.
-- `end_to_end.py` times `generate`; `check.py` holds the ratios against `floor.json`; `speed/` has
-  the main cases for pytest-benchmark. `command.py` is what their command lines share.
+- `end_to_end.py` times `generate` and, with `continuous.py`, continuous batching; `runs.py` is what
+  both share. `check.py` holds the ratios against `floor.json`; `speed/` has the main cases for
+  pytest-benchmark. `command.py` is what their command lines share.
 """

@@ -1,6 +1,6 @@
-"""Tokens a second of `generate`: Hugging Face's own sampling beside ours, in the same run.
+"""Tokens a second of `generate` and of continuous batching: Hugging Face's sampling beside ours.
 
-    python -m fused_sampler.benchmarks.end_to_end [--quick] [--batch 1 8 32] [--out DIR]
+    python -m fused_sampler.benchmarks.end_to_end [--quick] [--batch 1 8 32] [--call generate]
 
 The embedded model (SmolLM2-135M-Instruct) continues the same prompts by the same number of tokens,
 once with each sampler, and again. It has no end token meanwhile, so that no row stops early.
@@ -8,19 +8,20 @@ once with each sampler, and again. It has no end token meanwhile, so that no row
 Sampling is what lies between the scores and the drawn token: for Hugging Face from the call of its
 warpers to the return of `torch.multinomial`, the softmax included; for ours the call of `sample`,
 which does all that the warpers do. Its share is that of the decode steps after the first, which
-reads the prompt; tokens a second are those of the whole call.
+reads the prompt; tokens a second are those of the whole call. `continuous.py` says what both are
+where requests come to a manager.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -36,63 +37,17 @@ from . import command
 from .cases import CASES
 from .report import counted
 from .results import facts
+from .runs import OURS, SAMPLERS, THEIRS, Draws, Run, prompts, replaced
+
+try:
+    from .continuous import generate_batch
+except ImportError:  # before transformers 5.24
+    generate_batch = None  # type: ignore[assignment]
 
 BATCHES = (1, 8, 32)
 MEASURED = ("top-k 50 + top-p 0.9", "top-p 0.9")
 NEW_TOKENS = 32
 REPEATS = 5
-PROMPT_TOKENS = 16
-TEXT = (
-    "The lighthouse stood at the end of a long stone pier. Every evening an old man walked out to "
-    "it, counted the boats that were still at sea, and wrote their number in a book. Nobody had "
-    "asked him to. When the wind was strong he stayed until the last of them had come home."
-)
-THEIRS, OURS = SAMPLERS = "hugging-face", "fused-sampler"
-
-
-class Run(NamedTuple):
-    """One call of `generate`."""
-
-    tokens_per_second: float
-    share: float  # of sampling in the decode steps after the first
-
-
-def prompts(loaded: LoadedModel, batch: int) -> torch.Tensor:
-    """Token ids [batch, 16]: of one text, each row a token further on."""
-    ids = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"][0]
-    places = torch.arange(batch)[:, None] + torch.arange(PROMPT_TOKENS)
-    return ids[places % len(ids)].to(loaded.model.device)
-
-
-class Draws:
-    """Start and end of each draw, in seconds: `begin` and `end` are called around it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.started = 0.0
-        self.times: list[tuple[float, float]] = []
-
-    def begin(self) -> None:
-        self.started = self._now()
-
-    def end(self) -> None:
-        self.times.append((self.started, self._now()))
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # or the model's time would count as the sampler's
-        return time.perf_counter()
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another value for an attribute while the block runs."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 @contextlib.contextmanager
@@ -154,41 +109,46 @@ def generate(loaded: LoadedModel, sampler: str, case: str, batch: int, new_token
         seconds = time.perf_counter() - start
     if len(draws.times) != new_tokens:
         raise RuntimeError(f"{sampler} drew {len(draws.times)} times for {new_tokens} tokens.")
-    sampled = sum(end - begin for begin, end in draws.times[1:])
-    return Run(batch * new_tokens / seconds, sampled / (draws.times[-1][1] - draws.times[0][1]))
+    return draws.run(batch * new_tokens, seconds)
+
+
+CALLS: dict[str, Callable[..., Run]] = {"generate": generate}
+if generate_batch is not None:
+    CALLS["generate_batch"] = generate_batch
 
 
 def measure(
     loaded: LoadedModel,
+    calls: Sequence[str],
     cases: Sequence[str],
     batches: Sequence[int],
     new_tokens: int,
     repeats: int,
     report: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """A row for each case, batch and sampler. `report` is told what each call is for."""
+    """A row for each call, case, batch and sampler. `report` is told what each run is for."""
     rows = []
-    for case in cases:
-        for batch in batches:
-            runs: dict[str, list[Run]] = {sampler: [] for sampler in SAMPLERS}
-            for repeat in range(repeats + 1):
-                for sampler, own in runs.items():
-                    report(f"{case}, B={batch}, {sampler}")
-                    if repeat == 0:  # the first steps allocate: not counted
-                        generate(loaded, sampler, case, batch, new_tokens=2)
-                    else:
-                        own.append(generate(loaded, sampler, case, batch, new_tokens))
-            rows += [row_of(case, batch, new_tokens, sampler, runs) for sampler in runs]
+    for call, case, batch in itertools.product(calls, cases, batches):
+        runs: dict[str, list[Run]] = {sampler: [] for sampler in SAMPLERS}
+        for repeat in range(repeats + 1):
+            for sampler, own in runs.items():
+                report(f"{call}: {case}, B={batch}, {sampler}")
+                if repeat == 0:  # the first steps allocate: not counted
+                    CALLS[call](loaded, sampler, case, batch, new_tokens=2)
+                else:
+                    own.append(CALLS[call](loaded, sampler, case, batch, new_tokens))
+        rows += [row_of(call, case, batch, new_tokens, sampler, runs) for sampler in runs]
     return rows
 
 
 def row_of(
-    case: str, batch: int, new_tokens: int, sampler: str, runs: dict[str, list[Run]]
+    call: str, case: str, batch: int, new_tokens: int, sampler: str, runs: dict[str, list[Run]]
 ) -> dict[str, Any]:
     """The figures of a sampler's runs: medians, and the range of the tokens a second."""
     speeds = [run.tokens_per_second for run in runs[sampler]]
     theirs = median(run.tokens_per_second for run in runs[THEIRS])
     return {
+        "call": call,
         "case": case,
         "batch": batch,
         "new_tokens": new_tokens,
@@ -205,19 +165,19 @@ def row_of(
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in Markdown, the two samplers side by side."""
     lines = [
-        "| case | B | Hugging Face tokens/s | fused-sampler tokens/s | ratio "
+        "| call | case | B | Hugging Face tokens/s | fused-sampler tokens/s | ratio "
         "| sampling's share of a step, before | and after |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    found = {(row["case"], row["batch"], row["name"]): row for row in rows}
-    for case, batch in dict.fromkeys((row["case"], row["batch"]) for row in rows):
-        theirs, ours = (found[case, batch, sampler] for sampler in (THEIRS, OURS))
+    found = {(row["call"], row["case"], row["batch"], row["name"]): row for row in rows}
+    for call, case, batch in dict.fromkeys(cell[:3] for cell in found):
+        theirs, ours = (found[call, case, batch, sampler] for sampler in (THEIRS, OURS))
         speeds = (
             f"{row['tokens_per_second']:.1f} ({row['slowest']:.1f} to {row['fastest']:.1f})"
             for row in (theirs, ours)
         )
         shares = (f"{row['sampling_share']:.1%}" for row in (theirs, ours))
-        cells = case, str(batch), *speeds, f"{ours['ratio']:.2f} x", *shares
+        cells = call, case, str(batch), *speeds, f"{ours['ratio']:.2f} x", *shares
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -227,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog=f"python -m {__spec__.name}", description=__doc__.splitlines()[0]
     )
     options.add_argument("--batch", type=command.whole_number, nargs="+", metavar="B")
+    options.add_argument("--call", choices=CALLS, nargs="+", default=list(CALLS))
     options.add_argument("--quick", action="store_true", help="one case, B = 1 and 8, 8 tokens")
     options.add_argument("--out", type=Path, default=Path("bench-results"), metavar="DIR")
     chosen = options.parse_args(arguments)
@@ -235,15 +196,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batches = chosen.batch or (BATCHES[:2] if chosen.quick else BATCHES)
     loaded = load_model()
     new_tokens = 8 if chosen.quick else NEW_TOKENS
-    calls, done = len(cases) * len(batches) * len(SAMPLERS) * (repeats + 1), count()
+    runs = len(chosen.call) * len(cases) * len(batches) * len(SAMPLERS) * (repeats + 1)
+    done = itertools.count()
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=calls)
+        task = progress.add_task("", total=runs)
 
         def report(line: str) -> None:
             progress.update(task, description=line, completed=next(done))
 
-        rows = measure(loaded, cases, batches, new_tokens, repeats, report)
-        progress.update(task, completed=calls)
+        rows = measure(loaded, chosen.call, cases, batches, new_tokens, repeats, report)
+        progress.update(task, completed=runs)
     line = command.as_typed(options, arguments)
     where = {"model": loaded.name, **facts(loaded.model.device, line)}
     threads = counted(where["threads"], "thread")

@@ -102,8 +102,8 @@ def test_samplers_take_turns_and_the_first_turn_does_not_count(loaded):
         turns.append((sampler, new_tokens))
         return Run(1.0 if new_tokens == 2 else {THEIRS: 10.0, OURS: 25.0}[sampler], 0.5)
 
-    with mock.patch.object(end_to_end, "generate", fake):
-        rows = measure(loaded, [CASE], [4], 9, repeats=2, report=lambda line: None)
+    with mock.patch.dict(end_to_end.CALLS, {"generate": fake}):
+        rows = measure(loaded, ["generate"], [CASE], [4], 9, repeats=2, report=lambda line: None)
     assert turns == [(name, tokens) for tokens in (2, 9, 9) for name in (THEIRS, OURS)]
     assert [row["ratio"] for row in rows] == [1.0, 2.5]
 
@@ -113,13 +113,12 @@ def test_figures_of_injected_runs():
         THEIRS: [Run(10.0, 0.5), Run(20.0, 0.3), Run(12.0, 0.4)],
         OURS: [Run(30.0, 0.1), Run(18.0, 0.2), Run(90.0, 0.3)],
     }
-    rows = [row_of(CASE, 8, 32, name, runs) for name in runs]
+    rows = [row_of("generate", CASE, 8, 32, name, runs) for name in runs]
     assert rows[1]["tokens_per_second"] == 30.0
     assert (rows[1]["slowest"], rows[1]["fastest"], rows[1]["ratio"]) == (18.0, 90.0, 2.5)
     assert [row["sampling_share"] for row in rows] == [0.4, 0.2]
-    assert table(rows).splitlines()[2] == (
-        f"| {CASE} | 8 | 12.0 (10.0 to 20.0) | 30.0 (18.0 to 90.0) | 2.50 x | 40.0% | 20.0% |"
-    )
+    speeds = "12.0 (10.0 to 20.0) | 30.0 (18.0 to 90.0) | 2.50 x"
+    assert table(rows).splitlines()[2] == f"| generate | {CASE} | 8 | {speeds} | 40.0% | 20.0% |"
 
 
 def test_the_command_writes_what_it_prints(loaded, tmp_path, capsys):
@@ -128,7 +127,9 @@ def test_the_command_writes_what_it_prints(loaded, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert (tmp_path / "new" / "generate.md").read_text() == printed
     stored = json.loads((tmp_path / "new" / "generate.json").read_text())
-    assert [(row["name"], row["batch"]) for row in stored["rows"]] == [(THEIRS, 2), (OURS, 2)]
+    assert [(row["call"], row["name"], row["batch"]) for row in stored["rows"]] == [
+        (call, sampler, 2) for call in end_to_end.CALLS for sampler in SAMPLERS
+    ]
     assert stored["run"]["model"] == "tiny"
     assert "end_to_end --quick --batch 2 --out" in stored["run"]["command"]
 
@@ -139,8 +140,8 @@ def test_what_was_measured_is_shown_where_it_cannot_be_written(loaded, tmp_path,
         mock.patch.object(end_to_end, "load_model", return_value=loaded),
         pytest.raises(ValueError, match=r"cannot write .*generate\.json' .* folder with --out"),
     ):
-        end_to_end.main(["--quick", "--batch", "2", "--out", str(tmp_path)])
-    assert f"| {CASE} | 2 |" in capsys.readouterr().out
+        end_to_end.main(["--quick", "--batch", "2", "--call", "generate", "--out", str(tmp_path)])
+    assert f"| generate | {CASE} | 2 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch", ["0", "-1", "2.5", "many"])
