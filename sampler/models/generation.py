@@ -6,7 +6,7 @@ All else that the config says of the next token applies as transformers' own `ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,25 +72,32 @@ _OFF = {
     "prefill_chunk_size": None,
 }
 _COUNTED = {
-    "sequence_bias": "sequences",
-    "bad_words_ids": "sequences",
-    "suppress_tokens": "ids",
-    "begin_suppress_tokens": "ids",
+    "sequence_bias": "sequence",
+    "bad_words_ids": "sequence",
+    "suppress_tokens": "id",
+    "begin_suppress_tokens": "id",
 }
 
 
 def applied_settings(loaded: LoadedModel, do_sample: bool, to_the_end: bool) -> dict[str, Any]:
     """The config's settings that are on and apply: to a next token, or to a text `to_the_end`."""
     names = _APPLIED + _APPLIED_TO_SAMPLING * do_sample + _ENDING * to_the_end
-    config = loaded.model.generation_config
-    found = {name: getattr(config, name, None) for name in names}
-    return {name: value for name, value in found.items() if value and value != _default(name)}
+    defaults = _defaults()
+    found = _values(loaded, names)
+    return {name: value for name, value in found.items() if value and value != defaults[name]}
 
 
-def _default(name: str) -> Any:
+def _defaults() -> dict[str, Any]:
     """What transformers takes where a config is silent; version 4 sets it in every config."""
-    defaults = getattr(GenerationConfig, "_get_default_generation_params", dict)()
-    return defaults.get(name, getattr(GenerationConfig(), name, None))
+    more = getattr(GenerationConfig, "_get_default_generation_params", dict)()
+    return vars(GenerationConfig()) | more
+
+
+def _values(loaded: LoadedModel, names: Iterable[str]) -> dict[str, Any]:
+    """What the config says of those that this version of transformers knows."""
+    known = vars(GenerationConfig())
+    config = loaded.model.generation_config
+    return {name: getattr(config, name, None) for name in names if name in known}
 
 
 def unused_settings(loaded: LoadedModel, to_the_end: bool) -> dict[str, Any]:
@@ -99,11 +106,8 @@ def unused_settings(loaded: LoadedModel, to_the_end: bool) -> dict[str, Any]:
     A forced last token is one where no text is generated `to_the_end`: it comes with a length.
     """
     off = _OFF if to_the_end else {**_OFF, "forced_eos_token_id": None}
-    config = loaded.model.generation_config
-    found = {name: getattr(config, name, None) for name in off}
-    return {
-        name: value for name, value in found.items() if value is not None and value != off[name]
-    }
+    found = _values(loaded, off)
+    return {name: value for name, value in found.items() if value not in (None, off[name])}
 
 
 def config_notes(loaded: LoadedModel, do_sample: bool, to_the_end: bool) -> list[str]:
@@ -124,7 +128,7 @@ def _listed(settings: dict[str, Any]) -> str:
 
 def _told(name: str, value: Any) -> str:
     if name in _COUNTED:
-        return f"{name} ({len(value)} {_COUNTED[name]})"
+        return f"{name} ({len(value)} {_COUNTED[name]}{'s' * (len(value) != 1)})"
     if value is True or not isinstance(value, (int, float, str, list)):
         return name
     return f"{name} {value}"

@@ -182,6 +182,10 @@ HOT = ["generate", PROMPT, "--temperature"]
         (["generate", PROMPT, "--max-new-tokens", "0"], "'0' is not a whole number from 1 up"),
         (["generate", PROMPT, "--num-samples", "0"], "'0' is not a whole number from 1 up"),
         (["generate", PROMPT, "--seed", str(2**63 - 1), "--num-samples", "2"], "'--seed': 9"),
+        (
+            ["generate", PROMPT, "--num-samples", str(2**64)],
+            "'--num-samples': 18446744073709551616",
+        ),
         (["generate", ""], "the prompt is empty; give some text"),
         (["inspect", "\udcff"], "the prompt is not valid UTF-8"),
         (["generate", PROMPT, "--model", ""], "'--model': it is empty; give a folder or a hub id"),

@@ -14,6 +14,7 @@ pytest.importorskip("typer", reason="needs the `cli` extra")
 pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from explorer import ask_view, request_of, serving
+from transformers import GenerationConfig
 
 from fused_sampler import sample
 from fused_sampler.cli import main
@@ -44,7 +45,6 @@ CONFIGS = {
     "guidance": ({"guidance_scale": 2.0}, True),
     "typical": ({"typical_p": 0.3}, True),
     "eta": ({"eta_cutoff": 0.2}, True),
-    "entropy": ({"top_h": 0.3}, True),
     "watermark": ({"watermarking_config": {"bias": 4.0, "seeding_scheme": "lefthash"}}, True),
     "renormalized": ({"renormalize_logits": True}, False),
     "several": (
@@ -57,6 +57,8 @@ CONFIGS = {
         True,
     ),
 }
+if hasattr(GenerationConfig(), "top_h"):  # from transformers 5 on
+    CONFIGS["entropy"] = ({"top_h": 0.3}, True)
 SAMPLINGS = [[], ["--temperature", "0.8", "--top-k", "60", "--top-p", "0.95", "--min-p", "0.001"]]
 
 
@@ -176,7 +178,11 @@ def test_explorer_shows_what_it_draws_from(configured, name):
     ("name", "step"),
     [
         ("typical", "the generation config"),
-        ("entropy", "the generation config"),
+        pytest.param(
+            "entropy",
+            "the generation config",
+            marks=pytest.mark.skipif("entropy" not in CONFIGS, reason="needs transformers 5"),
+        ),
         ("repetition penalty", "top-k"),
     ],
 )
@@ -259,7 +265,7 @@ def test_plot_applies_and_tells_it_too(configured, run, tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plot, "save", lambda figure, path: figures.append(figure))
     model = configured({"suppress_tokens": [BEST], "typical_p": 0.5})
-    note = "the model's generation config applies suppress_tokens (1 ids), typical_p 0.5\n"
+    note = "the model's generation config applies suppress_tokens (1 id), typical_p 0.5\n"
     out = tmp_path / "sky.svg"
     done = run("plot", PROMPT, "--model", model, "--temperature", 0, 1, "--top", 60, "--out", out)
     assert (done.status, done.err) == (0, note)
@@ -306,7 +312,6 @@ def test_nothing_is_told_of_a_config_without_such_settings(folder, table, run):
         {"token_healing": True},
         {"cache_implementation": "static"},
         {"cache_implementation": "quantized", "cache_config": {"nbits": 4}},
-        {"cache_implementation": "paged"},
         {"prefill_chunk_size": 4},
         {"prefill_chunk_size": 4, "use_cache": False},
     ],
@@ -374,7 +379,7 @@ def test_time_can_be_limited(configured, run):
     ("settings", "words"),
     [
         ('{"eos_token_id": 256,', "is not a valid JSON file.); mend it, or delete it"),
-        ("[1]", "'list' object is not a mapping); mend it, or delete it"),
+        ("[1]", "mend it, or delete it"),
         ({"do_sample": False, "num_return_sequences": 2}, "got 2).); mend it, or delete it"),
         ({"logits_processor": 3}, "is not a valid argument of `GenerationConfig`"),
         ({"watermarking_config": {"foo": 1}}, "unexpected keyword argument 'foo'); mend it"),
