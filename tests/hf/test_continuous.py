@@ -3,6 +3,7 @@
 # mypy: disable-error-code="arg-type, attr-defined, call-arg, misc"
 # (transformers types configurations and `generate` more narrowly than it calls them)
 
+import asyncio
 import importlib
 from contextlib import contextmanager
 
@@ -241,6 +242,37 @@ def test_requests_are_seeded_when_they_are_added(model):
     torch.manual_seed(11)
     seed = int(torch.randint(2**63 - 1, ()))
     assert drawn == [_alone(model, prompt, seed=seed) for prompt in (PROMPTS[3], PROMPTS[0])]
+
+
+def test_transformers_serve(model, only_ours):
+    """What runs behind its HTTP routes. The seed of an OpenAI request reaches it in this way."""
+    utils = pytest.importorskip(
+        "transformers.cli.serving.utils", reason="needs transformers' extra `serving`"
+    )
+
+    class Words:
+        def decode(self, ids, **kwargs):
+            return " ".join(map(str, ids))
+
+    async def served():
+        manager = utils.CBGenerateManager(_batching())
+        manager.init_cb(model, _settings())
+        tasks = []
+        for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+            utils.set_torch_seed(seed)
+            inputs = {"input_ids": prompt}
+            answer = manager.generate_non_streaming(model, Words(), inputs, _settings(), f"r{row}")
+            tasks.append(asyncio.create_task(answer))
+            await asyncio.sleep(0)  # the request is added
+        answers = [await task for task in tasks]
+        manager.stop()
+        return [ids for _, _, ids in answers]
+
+    drawn = asyncio.run(served())
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        torch.manual_seed(seed)
+        own = int(torch.randint(2**63 - 1, ()))
+        assert drawn[row] == _alone(model, prompt, seed=own)
 
 
 def test_generate_with_a_paged_cache(model):
