@@ -68,7 +68,7 @@ def generate(
     ] = 1,
     stop: Annotated[
         list[str] | None,
-        options.text("End a text where it comes to hold this, which shows. May be repeated."),
+        options.text("End the text where this appears; it is shown too. May be repeated."),
     ] = None,
 ) -> None:
     """Continue a text, shown as it is generated.

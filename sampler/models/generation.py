@@ -89,7 +89,7 @@ def applied_settings(loaded: LoadedModel, do_sample: bool, to_the_end: bool) -> 
 
 def _defaults() -> dict[str, Any]:
     """What transformers takes where a config is silent; version 4 sets it in every config."""
-    more = getattr(GenerationConfig, "_get_default_generation_params", dict)()
+    more: dict[str, Any] = getattr(GenerationConfig, "_get_default_generation_params", dict)()
     return vars(GenerationConfig()) | more
 
 
@@ -176,10 +176,10 @@ def _processors_alone(
 def apply_processors(
     loaded: LoadedModel,
     processors: LogitsProcessorList,
-    input_ids: torch.Tensor,
-    scores: torch.Tensor,
+    input_ids: Any,
+    scores: Any,
 ) -> torch.Tensor:
-    """Scores fp32 [1, V] after ids [1, S]; those that were given may be written to.
+    """Scores fp32 [1, V] after int64 ids [1, S]; those that were given may be written to.
 
     Raises `ModelError` where a processor fails, or forbids every token.
     """
