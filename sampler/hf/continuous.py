@@ -4,7 +4,7 @@ transformers' manager keeps its scheduler, cache, CUDA graphs and compiled passe
 what lies between logits and token: one call of `sample` for all requests of a step, each with
 parameters, seed and step of its own, in the place of two sorts, a softmax and a multinomial.
 
-Needs the continuous batching of transformers 5.24; importing this raises ImportError elsewhere.
+Needs transformers 5.20 or newer; the tests ran with 5.20.0, 5.23.0 and 5.24.0.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
@@ -24,7 +23,6 @@ from transformers.generation.continuous_batching.continuous_api import (
     ContinuousBatchingManager,
     ContinuousBatchProcessor,
 )
-from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingAsyncIOs
 from transformers.generation.continuous_batching.model_runner import ModelRunner
 from transformers.generation.continuous_batching.requests import RequestStatus
 
@@ -53,7 +51,7 @@ def without_warpers(config: GenerationConfig) -> GenerationConfig:
     return plain
 
 
-def fuse(manager: ContinuousBatchingManager, config: GenerationConfig) -> ContinuousBatchingManager:
+def fuse(manager: Any, config: GenerationConfig) -> FusedManager:
     """Let a manager that was made `without_warpers` draw with `sample`, by the whole `config`."""
     manager.__class__ = FusedManager
     manager.logit_processor = FusedProcessors(
@@ -85,7 +83,7 @@ def with_settings(
     """
     requests: list[dict[str, Any]] = [{} for _ in inputs]
     for name, given in settings.items():
-        values = given.tolist() if isinstance(given, torch.Tensor) else given
+        values = given.squeeze().tolist() if isinstance(given, torch.Tensor) else given
         if not isinstance(values, Sequence):
             values = [values] * len(inputs)
             if name == "seed" and given is not None:
@@ -139,7 +137,8 @@ class FusedManager(ContinuousBatchingManager):
         if not isinstance(processor, FusedBatchProcessor):
             processor.__class__ = FusedBatchProcessor
             processor.model_runner.__class__ = FusedRunner
-            keep_ids_valid(processor.inputs_and_outputs)
+            if processor.use_async_batching:
+                keep_ids_valid(processor.inputs_and_outputs)
         return processor
 
 
@@ -244,25 +243,18 @@ class FusedRunner(ModelRunner):
     """Draws by `sample`; a request that cannot be drawn for gets the token -1."""
 
     def _sample(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
-        rows, draw = scores[0], self.logit_processor
+        rows, draw = scores[0], cast(FusedProcessors, self.logit_processor)
         logprobs = None
-        if not draw.samples:
+        own: dict[str, Any] = {"params": draw.params, "seed": draw.seed, "step": draw.step}
+        if draw.samples and self.return_logprobs:
+            tokens, logprobs, *_ = sample(rows, **own, validate=False, return_info=True)
+        elif draw.samples:
+            tokens = sample(rows, **own, validate=False)
+        else:
             tokens = argmax(rows)
             if self.return_logprobs:
                 drawn = tokens.clamp(min=0)[:, None]
                 logprobs = rows.log_softmax(-1).gather(1, drawn)[:, 0]
-        else:
-            drawn = sample(
-                rows,
-                params=draw.params,
-                seed=draw.seed,
-                step=draw.step,
-                validate=False,
-                return_info=self.return_logprobs,
-            )
-            tokens, logprobs = (
-                (drawn.tokens, drawn.logprobs) if self.return_logprobs else (drawn, None)
-            )
         output_ids[0, : len(tokens)].copy_(tokens)
         if logprobs is not None:
             output_ids[1, : len(tokens)].copy_(logprobs.view(torch.int32))
@@ -272,7 +264,7 @@ class FusedBatchProcessor(ContinuousBatchProcessor):
     """Fails a request that cannot be drawn for, and no other."""
 
     def update_batch(self) -> None:
-        ios = self.inputs_and_outputs
+        ios: Any = self.inputs_and_outputs
         requests, tokens, logprobs = ios.prepare_batch_update()
         drawing = [request for request in requests if request.has_new_token]
         bad = [i for i, request in enumerate(drawing) if tokens[i] < 0]
@@ -305,12 +297,10 @@ class FusedBatchProcessor(ContinuousBatchProcessor):
 
 def keep_ids_valid(ios: Any) -> None:
     """Let a batch that is computed before the host has seen the last tokens read a -1 as a 0."""
-    if not isinstance(ios, ContinuousBatchingAsyncIOs):
-        return
     carry_over = ios.carry_over_tokens
 
-    def carry_over_valid(self: Any, input_ids: torch.Tensor, *args: Any) -> None:
+    def carry_over_valid(input_ids: torch.Tensor, *args: Any) -> None:
         carry_over(input_ids, *args)
         input_ids.clamp_(min=0)
 
-    ios.carry_over_tokens = MethodType(carry_over_valid, ios)
+    ios.carry_over_tokens = carry_over_valid

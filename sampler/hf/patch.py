@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
@@ -25,9 +27,9 @@ from ..params import PARAMETERS, check_tensor
 from .call import Call
 from .loop import decode, ended_by_errors
 
-try:
+if Version(transformers.__version__) >= Version("5.20.0"):
     from . import continuous
-except ImportError:  # before transformers 5.24
+else:  # it was another one
     continuous = None  # type: ignore[assignment]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -237,7 +239,7 @@ def _init_continuous_batching(
 ) -> Any:
     if continuous is None:
         raise NotImplementedError(
-            "a patched model's continuous batching needs transformers 5.24 or newer; "
+            "a patched model's continuous batching needs transformers 5.20 or newer; "
             "unpatch(model) for transformers' own sampling."
         )
     _forget_manager(model, fused=False)

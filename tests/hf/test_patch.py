@@ -362,6 +362,14 @@ def test_the_callers_own_custom_generate_wins(model):
     assert torch.equal(_direct(model), model.generate(PROMPTS, **SAMPLE))
 
 
+def test_continuous_batching_is_never_silently_plain(model, monkeypatch):
+    monkeypatch.setattr(hf_patch, "continuous", None)  # as with an older transformers
+    patch(model)
+    for run in (lambda: model.generate_batch([[5, 6]]), model.init_continuous_batching):
+        with pytest.raises(NotImplementedError, match="needs transformers 5.20 or newer; unpatch"):
+            run()
+
+
 # What only `generate` knows reaches the loop
 
 
