@@ -10,9 +10,11 @@ Needs transformers 5.20 or newer; the tests ran with 5.20.0, 5.23.0 and 5.24.0.
 from __future__ import annotations
 
 import copy
+import inspect
 import re
+import warnings
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
@@ -23,12 +25,13 @@ from transformers.generation.continuous_batching.continuous_api import (
     ContinuousBatchingManager,
     ContinuousBatchProcessor,
 )
+from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingAsyncIOs
 from transformers.generation.continuous_batching.model_runner import ModelRunner
-from transformers.generation.continuous_batching.requests import RequestStatus
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
-from ..api import sample
-from ..contract.draws import seed_tensor, signed_word
-from ..params import PARAMETERS, RECORDS, SamplingParams, check_number
+from ..api import mask_logits, sample
+from ..contract.draws import signed_word
+from ..params import PARAMETERS, RECORDS, SamplingParams, check_names, check_number
 from . import warpers
 from .call import SEED_GAP
 from .loop import argmax
@@ -36,7 +39,14 @@ from .loop import argmax
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two
 # halves of the seed, then the step.
 _ROWS = len(PARAMETERS) + 3
+_LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max}
 _CHILD = re.compile(r"__child#(\d+)$")  # transformers' name for a prompt's further sequences
+
+# Values for which transformers makes its warpers, so that its list shows the place of each.
+_ON = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "min_p": 0.5, "epsilon_cutoff": 0.5}
+
+# What `add_request` takes beside sampling parameters.
+_OF_REQUESTS = inspect.signature(ContinuousBatchingManager.add_request).parameters
 
 
 def is_fused(manager: Any) -> bool:
@@ -53,15 +63,17 @@ def without_warpers(config: GenerationConfig) -> GenerationConfig:
 
 def fuse(manager: Any, config: GenerationConfig) -> FusedManager:
     """Let a manager that was made `without_warpers` draw with `sample`, by the whole `config`."""
+    batching = manager.continuous_batching_config
+    ranks = manager.distributed_helper
     manager.__class__ = FusedManager
     manager.logit_processor = FusedProcessors(
-        manager.model._get_logits_processor(config),
-        bool(config.do_sample),
-        manager.continuous_batching_config.drop_unsupported_processors,
+        manager.model, config, manager.num_return_sequences, batching.drop_unsupported_processors
     )
-    seed = manager.continuous_batching_config.seed
-    seed = getattr(config, "seed", None) if seed is None else seed
-    manager._seeds = None if seed is None else torch.Generator().manual_seed(seed)
+    seed = batching.seed if batching.seed is not None else getattr(config, "seed", None)
+    manager._seeds = None if seed is None else torch.Generator().manual_seed(seed + ranks.dp_rank)
+    # It would seed PyTorch's default generator, in the thread of the loop, at any time between two
+    # requests that take their seeds from there.
+    ranks.set_tp_seed = lambda seed, model_device: None
     return manager
 
 
@@ -79,15 +91,17 @@ def with_settings(
     """Each prompt with its own: of a list or tensor its element, of one number that number.
 
     One seed gives request i the seed `seed + i * sequences * SEED_GAP`, for the same tokens in any
-    batch: those between are the seeds of its further sequences.
+    batch: those between are the seeds of its further sequences. Raises TypeError or ValueError.
     """
     requests: list[dict[str, Any]] = [{} for _ in inputs]
     for name, given in settings.items():
-        values = given.squeeze().tolist() if isinstance(given, torch.Tensor) else given
-        if not isinstance(values, Sequence):
-            values = [values] * len(inputs)
+        if isinstance(given, torch.Tensor):  # of one element: a number, as in `sample`
+            given = given.item() if given.numel() == 1 else given.tolist()
+        values = given
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            values = [given] * len(inputs)
             if name == "seed" and given is not None:
-                first = int(seed_tensor(given))
+                first = signed_word(name, given)
                 values = [wrapped(first + i * sequences * SEED_GAP) for i in range(len(inputs))]
         if len(values) != len(inputs):
             raise ValueError(
@@ -109,6 +123,7 @@ def wrapped(seed: int) -> int:
 class FusedManager(ContinuousBatchingManager):
     """A manager whose requests take temperature, filters and seed of their own."""
 
+    logit_processor: FusedProcessors
     _seeds: torch.Generator | None  # of the seed in its configuration; None: PyTorch's default
 
     def add_request(self, input_ids: Any, *args: Any, **kwargs: Any) -> str | None:
@@ -118,12 +133,15 @@ class FusedManager(ContinuousBatchingManager):
         """
         if not self.is_tp_driver:  # it gets the requests of the one that is, seeds included
             return None
-        kwargs |= getattr(input_ids, "settings", {})
-        check_settings(kwargs)
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        if "seed" not in kwargs:
-            kwargs["seed"] = int(torch.randint(2**63 - 1, (), generator=self._seeds))
-        return super().add_request(input_ids, *args, **kwargs)
+        settings = {name: kwargs.pop(name) for name in [*kwargs] if name not in _OF_REQUESTS}
+        settings |= getattr(input_ids, "settings", {})
+        settings = {name: value for name, value in settings.items() if value is not None}
+        self.logit_processor.check_kwargs(settings)
+        if "seed" not in settings:
+            settings["seed"] = int(torch.randint(2**63 - 1, (), generator=self._seeds))
+        elif not self.logit_processor.samples:
+            warnings.warn("seed was given, but greedy decoding draws nothing", stacklevel=2)
+        return super().add_request(input_ids, *args, **kwargs, **settings)
 
     def add_requests(self, inputs: Any, *args: Any, **kwargs: Any) -> list[str]:
         """As transformers', with parameters and seeds as numbers or with one a prompt."""
@@ -137,56 +155,66 @@ class FusedManager(ContinuousBatchingManager):
         if not isinstance(processor, FusedBatchProcessor):
             processor.__class__ = FusedBatchProcessor
             processor.model_runner.__class__ = FusedRunner
-            if processor.use_async_batching:
-                keep_ids_valid(processor.inputs_and_outputs)
+            if isinstance(processor.inputs_and_outputs, ContinuousBatchingAsyncIOs):
+                processor.inputs_and_outputs.__class__ = FusedAsyncIOs
         return processor
 
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise for a parameter or seed of a request that is of the wrong kind or out of range."""
-    for name, value in settings.items():
-        if value is None:
-            continue
-        if name == "seed":
-            signed_word(name, value)
-        elif name in PARAMETERS:
-            check_number(name, value)
+    values = {name: value for name, value in settings.items() if value is not None}
+    if "seed" in values:
+        signed_word("seed", values.pop("seed"))
+    check_names(None, values)
+    for name, value in values.items():
+        check_number(name, value)
 
 
 class FusedProcessors(ContinuousBatchingLogitsProcessorList):
     """The processors that stay, and the parameters of the draw, which follow each request."""
 
     def __init__(
-        self, processors: LogitsProcessorList, samples: bool, drop_unsupported: bool
+        self, model: Any, config: GenerationConfig, sequences: int, drop_unsupported: bool
     ) -> None:
-        kept = [p for p in processors if warpers.fused_name(p) is None]
+        def processors(names: Sequence[str] = ()) -> LogitsProcessorList:
+            """Those of the configuration, with a warper for each of these parameters."""
+            changed = copy.copy(config)
+            for name in names:
+                setattr(changed, name, _ON[name])
+            return model._get_logits_processor(changed)
+
+        own = {warpers.fused_name(p): warpers.fused_value(p) for p in processors() if _fused(p)}
+        if config.temperature is not None:  # near 0 too, where `generate` divides
+            own["temperature"] = config.temperature
+        self._defaults = {name: own.get(name, r.kind(r.off)) for name, r in RECORDS.items()}
+
+        # What is no warper of ours by its kind or its other attributes stays, with its own value.
+        replaced = [warpers.fused_name(p) for p in processors([*_ON]) if _fused(p)]
+        placed = processors(replaced)
+        kept = [p for p in placed if not _fused(p)]
         super().__init__(
             LogitsProcessorList(kept), drop_unsupported_processors=drop_unsupported
         )  # says which of them it drops
-        dropped = [p for p in kept if p not in self.logits_processor]
-        self._all = [p for p in processors if p not in dropped]
-        stages, _ = warpers.split(self._all)
-        self._staged = {  # parameters that stand before a processor, which the draw must not repeat
-            name
-            for stage in stages
-            if isinstance(stage, SamplingParams)
-            for name, value in vars(stage).items()
-            if value != RECORDS[name].off
-        }
-        held = {name: warpers.fused_value(p) for p in self._all if (name := warpers.fused_name(p))}
-        self._defaults = {
-            name: held.get(name, record.kind(record.off)) for name, record in RECORDS.items()
-        }
+        stages, drawn = warpers.split(p for p in placed if _fused(p) or p in self.logits_processor)
+        self._stages = [_names_in(s) if isinstance(s, SamplingParams) else s for s in stages]
+        # transformers knows nothing of the others, which come last.
+        others = [name for name in PARAMETERS if name not in _ON] if config.do_sample else []
+        self._names = [*replaced, *others]
+        self._drawn = [*_names_in(drawn), *others]
+        self._sequences = sequences
+        self.samples = bool(config.do_sample)
         self.tensors_required = _ROWS
-        self.do_processing = True
-        self.samples = samples
-        self.params: SamplingParams = warpers.OFF  # of the step that is being computed, as are:
-        self.seed = self.step = torch.zeros(0)
+        self.do_processing = True  # or the draw would not see its arguments, as below
+        self.draw: dict[str, torch.Tensor] = {}  # arguments of `sample` for the step under way
 
     def check_kwargs(self, kwargs: dict) -> None:
-        """Raise for a request with a parameter that is none."""
+        """Raise for a request's parameter that is none, is out of range, or has no effect."""
         check_settings(kwargs)
-        super().check_kwargs({n: v for n, v in kwargs.items() if n not in (*PARAMETERS, "seed")})
+        if lost := self.samples and [n for n in kwargs if n not in ("seed", *self._names)]:
+            raise ValueError(
+                f"{lost[0]} of a request has no effect, for the generation config asks for a "
+                f"warper of {lost[0]} that the fused sampler does not replace; set it there."
+            )
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         int32_tensor.copy_(self._columns([{**self._defaults, "seed": 0}], [0]))
@@ -195,15 +223,12 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         """A column for each request that gets a token: what it asked for, and its step."""
         states = [request.state for request in requests_in_batch if request.has_new_token]
         settings = [{**self._defaults, "seed": 0, **s.logit_processor_kwargs} for s in states]
-        for state, own in zip(states, settings, strict=True):
-            if child := _CHILD.search(state.request_id):
-                own["seed"] += (int(child[1]) + 1) * SEED_GAP
-        # The position is that of the token to come. A request that had to leave the cache has its
-        # first tokens in its prompt.
-        steps = [
-            max(0, s.position_offset - (s._true_initial_tokens or len(s.initial_tokens)))
-            for s in states
-        ]
+        if self._sequences > 1:
+            for state, own in zip(states, settings, strict=True):
+                if child := _CHILD.search(str(state.request_id)):
+                    own["seed"] += (int(child[1]) + 1) * SEED_GAP
+        # The position is that of the token to come.
+        steps = [state.position_offset - _prompt_length(state) for state in states]
         columns = self._columns(settings, steps)
         arg_storage[:, : len(states)] = columns.to(arg_storage.device)
         return arg_storage
@@ -213,8 +238,9 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         """int32 [_ROWS, requests]; floats and seeds by their bits."""
         columns = torch.empty(_ROWS, len(settings), dtype=torch.int32, device="cpu")
         for row, name in enumerate(PARAMETERS):
-            dtype = torch.int32 if RECORDS[name].kind is int else torch.float32
-            values = [min(own[name], 2**31 - 1) for own in settings]
+            kind = RECORDS[name].kind
+            values = [min(own[name], _LARGEST[kind]) for own in settings]
+            dtype = torch.int32 if kind is int else torch.float32
             columns[row] = torch.tensor(values, dtype=dtype, device="cpu").view(torch.int32)
         seeds = [wrapped(own["seed"]) for own in settings]
         halves = torch.tensor(seeds, dtype=torch.int64, device="cpu").view(torch.int32)
@@ -223,40 +249,63 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         return columns
 
     def __call__(self, input_ids: Any, scores: torch.Tensor, arguments: torch.Tensor) -> Any:
-        """Scores [requests, V] as they enter the draw, for which its parameters are laid out."""
+        """Scores [requests, V] as they enter the draw, whose arguments are laid out beside them.
+
+        Rows without a request have the arguments of an earlier one, and nobody looks at their
+        tokens.
+        """
         columns = arguments[:, : len(scores)]
         values = {
             name: columns[row] if RECORDS[name].kind is int else columns[row].view(torch.float32)
             for row, name in enumerate(PARAMETERS)
         }
-        stages, _ = warpers.split(self._all, values)
-        scores = warpers.run(stages, input_ids, scores)
-        self.params = SamplingParams(
-            **{name: value for name, value in values.items() if name not in self._staged}
-        )
-        self.seed = columns[-3:-1].T.contiguous().view(torch.int64)[:, 0]
-        self.step = columns[-1]
+        for stage in self._stages:
+            if isinstance(stage, LogitsProcessorList):
+                for processor in stage:
+                    scores = processor(input_ids, scores)
+                scores = scores.to(torch.float32)
+            else:
+                own = {name: values[name] for name in stage}
+                scores = mask_logits(scores, validate=False, **own)
+        self.draw = {name: values[name] for name in self._drawn}
+        self.draw["seed"] = columns[-3:-1].T.contiguous().view(torch.int64)[:, 0]
+        self.draw["step"] = columns[-1]
         return scores
+
+
+def _fused(processor: Any) -> bool:
+    return warpers.fused_name(processor) is not None
+
+
+def _names_in(params: SamplingParams) -> list[str]:
+    """The parameters that are on."""
+    return [name for name, value in vars(params).items() if value != RECORDS[name].off]
+
+
+def _prompt_length(state: RequestState) -> int:
+    """Without the new tokens that are part of it once a request had to leave the cache."""
+    return state._true_initial_tokens or len(state.initial_tokens)
 
 
 class FusedRunner(ModelRunner):
     """Draws by `sample`; a request that cannot be drawn for gets the token -1."""
 
+    logit_processor: FusedProcessors
+
     def _sample(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
-        rows, draw = scores[0], cast(FusedProcessors, self.logit_processor)
-        logprobs = None
-        own: dict[str, Any] = {"params": draw.params, "seed": draw.seed, "step": draw.step}
-        if draw.samples and self.return_logprobs:
-            tokens, logprobs, *_ = sample(rows, **own, validate=False, return_info=True)
-        elif draw.samples:
-            tokens = sample(rows, **own, validate=False)
-        else:
+        rows, logprobs = scores[0], None
+        if not self.do_sample:
             tokens = argmax(rows)
             if self.return_logprobs:
-                drawn = tokens.clamp(min=0)[:, None]
-                logprobs = rows.log_softmax(-1).gather(1, drawn)[:, 0]
+                best = tokens.clamp(min=0)[:, None]
+                logprobs = rows.log_softmax(-1).gather(1, best)[:, 0]
+        elif self.return_logprobs:
+            drawn = sample(rows, **self.logit_processor.draw, validate=False, return_info=True)
+            tokens, logprobs = drawn.tokens, drawn.logprobs
+        else:
+            tokens = sample(rows, **self.logit_processor.draw, validate=False)
         output_ids[0, : len(tokens)].copy_(tokens)
-        if logprobs is not None:
+        if logprobs is not None:  # their bits
             output_ids[1, : len(tokens)].copy_(logprobs.view(torch.int32))
 
 
@@ -266,27 +315,18 @@ class FusedBatchProcessor(ContinuousBatchProcessor):
     def update_batch(self) -> None:
         ios: Any = self.inputs_and_outputs
         requests, tokens, logprobs = ios.prepare_batch_update()
-        drawing = [request for request in requests if request.has_new_token]
-        bad = [i for i, request in enumerate(drawing) if tokens[i] < 0]
-        if not bad:
+        drawn = [request for request in requests if request.has_new_token]
+        invalid = {i for i in range(len(drawn)) if tokens[i] < 0}
+        if not invalid:
             super().update_batch()
             return
-        for i in bad:
-            state = drawing[i].state
-            if state.status == RequestStatus.FINISHED:
-                continue
-            error = ValueError(
-                f"request {state.request_id} cannot be sampled: its scores hold a NaN or +inf, or "
-                "forbid every token; mend the model or the logits processors."
-            )
-            self._handle_request_error(error, state)
-            self.scheduler.finish_request(state.request_id)
-            state.status = RequestStatus.FINISHED  # a batch that is under way still holds it
-        good = [i for i in range(len(drawing)) if i not in bad]
+        for i in invalid:
+            self._fail(drawn[i].state)
+        valid = [i for i in range(len(drawn)) if i not in invalid]
         left = (
-            [request for request in requests if request not in [drawing[i] for i in bad]],
-            [tokens[i] for i in good],
-            None if logprobs is None else [logprobs[i] for i in good],
+            [request for request in requests if request not in [drawn[i] for i in invalid]],
+            [tokens[i] for i in valid],
+            None if logprobs is None else [logprobs[i] for i in valid],
         )
         ios.prepare_batch_update = lambda: left
         try:
@@ -294,13 +334,24 @@ class FusedBatchProcessor(ContinuousBatchProcessor):
         finally:
             del ios.prepare_batch_update
 
+    def _fail(self, state: RequestState) -> None:
+        if self.scheduler.active_requests.get(state.request_id) is not state:
+            return  # has failed, was cancelled, or had to leave the cache and will draw this again
+        position = len(state.initial_tokens) + len(state.generated_tokens) - _prompt_length(state)
+        error = ValueError(
+            f"request {state.request_id} cannot be sampled at new token {position}: its scores "
+            "hold a NaN or +inf, or forbid every token; mend the model or the logits processors, "
+            "or set remove_invalid_values=True to replace NaN and inf."
+        )
+        self._handle_request_error(error, state)
+        self.scheduler.finish_request(state.request_id)
+        self.scheduler.block_new_requests = False  # there is room, as after any that ends
+        state.status = RequestStatus.FINISHED  # a batch that is under way still holds it
 
-def keep_ids_valid(ios: Any) -> None:
-    """Let a batch that is computed before the host has seen the last tokens read a -1 as a 0."""
-    carry_over = ios.carry_over_tokens
 
-    def carry_over_valid(input_ids: torch.Tensor, *args: Any) -> None:
-        carry_over(input_ids, *args)
-        input_ids.clamp_(min=0)
+class FusedAsyncIOs(ContinuousBatchingAsyncIOs):
+    """Batches that are computed before the host has seen the tokens of the last one."""
 
-    ios.carry_over_tokens = carry_over_valid
+    def carry_over_tokens(self, input_ids: torch.Tensor, *args: Any) -> None:
+        super().carry_over_tokens(input_ids, *args)
+        input_ids.clamp_(min=0)  # no model has an embedding of -1
