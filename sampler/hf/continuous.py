@@ -101,7 +101,7 @@ def with_settings(
         if isinstance(given, str) or not isinstance(given, Sequence):
             values = [given] * len(inputs)
             if name == "seed" and given is not None:
-                first = signed_word(name, given)
+                first = signed_word(name, given)  # type: ignore[arg-type]  # it checks
                 values = [wrapped(first + i * sequences * SEED_GAP) for i in range(len(inputs))]
         if len(values) != len(inputs):
             raise ValueError(
@@ -141,7 +141,7 @@ class FusedManager(ContinuousBatchingManager):
             settings["seed"] = int(torch.randint(2**63 - 1, (), generator=self._seeds))
         elif not self.logit_processor.samples:
             warnings.warn("seed was given, but greedy decoding draws nothing", stacklevel=2)
-        return super().add_request(input_ids, *args, **kwargs, **settings)
+        return super().add_request(input_ids, *args, **kwargs | settings)
 
     def add_requests(self, inputs: Any, *args: Any, **kwargs: Any) -> list[str]:
         """As transformers', with parameters and seeds as numbers or with one a prompt."""
@@ -176,7 +176,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
     def __init__(
         self, model: Any, config: GenerationConfig, sequences: int, drop_unsupported: bool
     ) -> None:
-        def processors(names: Sequence[str] = ()) -> LogitsProcessorList:
+        def processors(names: Sequence[Any] = ()) -> LogitsProcessorList:
             """Those of the configuration, with a warper for each of these parameters."""
             changed = copy.copy(config)
             for name in names:
@@ -205,7 +205,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         self.samples = bool(config.do_sample)
         self.tensors_required = _ROWS
         self.do_processing = True  # or the draw would not see its arguments, as below
-        self.draw: dict[str, torch.Tensor] = {}  # arguments of `sample` for the step under way
+        self.draw: dict[str, Any] = {}  # arguments of `sample` for the step under way
 
     def check_kwargs(self, kwargs: dict) -> None:
         """Raise for a request's parameter that is none, is out of range, or has no effect."""
@@ -255,7 +255,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         tokens.
         """
         columns = arguments[:, : len(scores)]
-        values = {
+        values: dict[str, Any] = {
             name: columns[row] if RECORDS[name].kind is int else columns[row].view(torch.float32)
             for row, name in enumerate(PARAMETERS)
         }
