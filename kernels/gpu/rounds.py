@@ -155,10 +155,17 @@ def load_bins(rounds, low, high, ROUND: tl.constexpr, SHAPE: tl.constexpr):
 
 
 @triton.jit
+def load_counts(rounds, ROUND: tl.constexpr, SHAPE: tl.constexpr):
+    """How many logits a round has counted in each bin, int32 [BINS]."""
+    bins = tl.arange(0, SHAPE.BINS)
+    return tl.load(rounds.words_ptr + WORDS + ROUND * SHAPE.BINS + bins)
+
+
+@triton.jit
 def load_window(row, around, rounds, ROUND: tl.constexpr, SHAPE: tl.constexpr):
     """The window inside of a bracket that the bins of a round give, and about the count in it."""
     first, width = load_bins(rounds, around.low, around.high, ROUND, SHAPE)
-    in_bin = tl.load(rounds.words_ptr + WORDS + ROUND * SHAPE.BINS + tl.arange(0, SHAPE.BINS))
+    in_bin = load_counts(rounds, ROUND, SHAPE)
     from_ptr = rounds.masses_ptr + FROM + ROUND * (COARSE + 1)
     coarse = tl.load(from_ptr + 1 + tl.arange(0, COARSE))
     above = tl.zeros([], tl.int64)
@@ -265,8 +272,9 @@ def load_found(row, rounds, SHAPE: tl.constexpr):
             low = least
             high = least
             listed = 0
-        else:
+        elif tl.max(load_counts(rounds, 1, SHAPE)) > 0:
             low, high, _ = load_window(row, around, rounds, 1, SHAPE)
+        # else they were to be listed, and are a few more than the bins of round 0 had told.
     count = tl.load(rounds.words_ptr + COUNT)
     mass = tl.load(rounds.masses_ptr + MASS)
     return Bracket(low, high, around.need, around.by_mass), Found(listed, start, count, mass)

@@ -91,6 +91,46 @@ def test_a_window_that_the_list_cannot_hold_is_narrowed_and_read_once(params):
     assert 0.1 < reads[4] <= 1.01
 
 
+def crowded_beside_a_bin() -> tuple[torch.Tensor, int]:
+    """A row and a top-k: its bin holds fewer logits than the list, and what is hard by many more.
+
+    Bins of 2**-8 over [6, 8) begin at sixteen blocks' maxima less than 8, so their edges are known.
+    """
+    vocab, blocks = 2**16, 2**10
+    x = torch.full((blocks, 64), 2.0)
+    x[:, 0] = (
+        7.5  # the mean of the maxima, 0.5 above the lowest: bins from 5.5 to 9, or the largest
+    )
+    x[0, 0], x[1, 0] = 7.0, 8.0
+    width = (8.0 - 5.5) / 256
+    edge = 5.5 + 100 * width
+    generator = torch.Generator().manual_seed(0)
+    others = x[:, 1:].reshape(-1)
+    inside = torch.rand(2000, generator=generator) * 0.8 + 0.1
+    others[:2000] = edge + inside * width
+    others[2000:12_000] = edge - torch.rand(10_000, generator=generator) * 0.02 * width
+    x[:, 1:] = others.reshape(blocks, -1)
+    return x.reshape(1, vocab), blocks + 1000
+
+
+def test_a_list_that_is_too_short_for_what_lies_beside_a_bin():
+    """The bins had told that the list would do, so nothing else was counted."""
+    logits, k = crowded_beside_a_bin()
+    assert_equals_reference(logits.to(DEVICE), top_k=k)
+    shares = (logits[0] / 100).softmax(0).sort(descending=True).values.cumsum(0)
+    assert_equals_reference(logits.to(DEVICE), temperature=100.0, top_p=shares[k].item())
+
+
+@pytest.mark.parametrize(
+    ("seed", "counts"),
+    [(9, [383, 144, 143, 119]), (13, [132, 133, 266, 90]), (33, [158, 275, 53, 84])],
+)
+def test_lists_that_are_too_short_by_a_few(seed, counts, monkeypatch):
+    monkeypatch.setattr(launch, "SIZES", SMALL)
+    logits = logits_of("descending", 4, 1000, seed=seed).to(DEVICE)
+    assert_equals_reference(logits, top_k=torch.tensor(counts, device=DEVICE))
+
+
 def test_rows_of_a_batch_that_need_nothing_are_left_alone():
     x = logits_of("random", 6, 5000)
     x[4, 77] = torch.nan
