@@ -5,7 +5,8 @@
 
 import asyncio
 import importlib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -13,7 +14,12 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers import (  # noqa: E402
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TopPLogitsWarper,
+)
 
 from fused_sampler import mask_logits, sample  # noqa: E402
 from fused_sampler.hf import patch, patched, unpatch  # noqa: E402
@@ -27,6 +33,14 @@ if continuous is None:
     )
 
 from transformers import CompileConfig, ContinuousBatchingConfig  # noqa: E402
+from transformers.generation.continuous_batching import continuous_api  # noqa: E402
+from transformers.generation.continuous_batching.input_outputs import (  # noqa: E402
+    ContinuousBatchingAsyncIOs,
+)
+from transformers.generation.continuous_batching.model_runner import ModelRunner  # noqa: E402
+from transformers.generation.continuous_batching.offloading_manager import (  # noqa: E402
+    OffloadingManager,
+)
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11], [12], [13, 14] * 10]
 SEEDS = [3, 4, 5, 6]
@@ -52,6 +66,12 @@ def model():
     model = patch(LlamaForCausalLM(config).eval())
     model.generation_config.eos_token_id = -1  # as transformers sets it, with a warning
     return model
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_collection(monkeypatch):
+    """Of all objects of the test run, whenever a manager ends: half of the time of a test."""
+    monkeypatch.setattr(continuous_api, "gc", SimpleNamespace(collect=lambda: None))
 
 
 @pytest.fixture
@@ -140,13 +160,93 @@ def test_how_requests_are_batched_changes_nothing(model, batching):
     assert _batch(model, seed=SEEDS, batching=_batching(**batching)) == expected
 
 
-COMPILED = CompileConfig(backend="eager", fullgraph=False)
+def _long(model, batching, **changes):
+    """Six requests for which there is no room, and what `generate` draws for each alone."""
+    prompts, seeds = [[13 + i, 14] * 8 for i in range(6)], list(range(6))
+    settings = _settings(max_new_tokens=20, **changes)
+    expected = [
+        model.generate(torch.tensor([p]), generation_config=settings, seed=torch.tensor([s]))
+        for p, s in zip(prompts, seeds, strict=True)
+    ]
+    outputs = model.generate_batch(
+        prompts,
+        generation_config=settings,
+        continuous_batching_config=_batching(num_blocks=6, max_batch_tokens=64, **batching),
+        seed=seeds,
+    )
+    rows = [rows[:, 16:].tolist() for rows in expected]
+    return {name: output.generated_tokens for name, output in outputs.items()}, rows
 
 
-@pytest.mark.parametrize("path", ["varlen_compile_config", "decode_compile_config"])
-def test_the_compiled_paths(model, path):
+@pytest.fixture
+def left(monkeypatch):
+    """How many requests had to leave the cache, one count each time."""
+    counts = []
+    requeue = OffloadingManager._offload_to_cpu
+
+    def counted(self, victims, tables):
+        counts.append(len(victims))
+        return requeue(self, victims, tables)
+
+    monkeypatch.setattr(OffloadingManager, "_offload_to_cpu", counted)
+    return counts
+
+
+def test_a_request_that_had_to_leave_the_cache_goes_on(model, left):
+    drawn, expected = _long(model, {})
+    assert left and [[tokens] for tokens in drawn.values()] == expected
+
+
+def test_further_sequences_for_which_there_is_no_room(model, left):
+    drawn, expected = _long(model, {}, num_return_sequences=2)
+    assert left
+    for i, rows in enumerate(expected):
+        assert [drawn[f"req_{i}"], drawn[f"req_{i}__child#0"]] == rows
+
+
+class Nothing:
+    """A stream or an event of a device that does all at once."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+@pytest.fixture
+def asynchronous(monkeypatch):
+    """Batching that prepares a batch before it knows the tokens of the last, without a GPU."""
+    inner = "transformers.generation.continuous_batching."
+    for module in ("continuous_api", "input_outputs", "model_runner", "offloading_manager"):
+        monkeypatch.setattr(f"{inner}{module}.stream_context", lambda stream: nullcontext())
+    monkeypatch.setattr(f"{inner}input_outputs.create_device_stream", Nothing)
+    monkeypatch.setattr(torch, "Event", Nothing)
+    monkeypatch.setattr(ContinuousBatchingAsyncIOs, "_supported_device_types", ("cpu",))
+    return {"use_async_batching": True}
+
+
+def test_asynchronous_batches(model, asynchronous, left, only_ours):
     expected = [_alone(model, p, seed=s) for p, s in zip(PROMPTS, SEEDS, strict=True)]
-    assert _batch(model, seed=SEEDS, batching=_batching(**{path: COMPILED})) == expected
+    assert _batch(model, seed=SEEDS, batching=_batching(**asynchronous)) == expected
+    drawn, expected = _long(model, asynchronous)
+    assert left and [[tokens] for tokens in drawn.values()] == expected
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_the_compiled_path(model, logprobs, only_ours):
+    """It pads batches, and must see parameters and seeds as they are, not as they were traced."""
+    compiled = CompileConfig(backend="aot_eager", fullgraph=False, mode=None)
+    batching = _batching(
+        varlen_compile_config=compiled, max_batch_tokens=32, return_logprobs=logprobs
+    )
+    for seeds, temperature in ((SEEDS, 0.8), (SEEDS[::-1], 1.2)):
+        expected = [
+            _alone(model, p, seed=s, temperature=temperature, top_p=0.9)
+            for p, s in zip(PROMPTS, seeds, strict=True)
+        ]
+        drawn = _batch(model, batching=batching, seed=seeds, temperature=temperature, top_p=0.9)
+        assert drawn == expected
 
 
 def test_parameters_of_each_request(model, only_ours):
@@ -242,6 +342,46 @@ def test_requests_are_seeded_when_they_are_added(model):
     torch.manual_seed(11)
     seed = int(torch.randint(2**63 - 1, ()))
     assert drawn == [_alone(model, prompt, seed=seed) for prompt in (PROMPTS[3], PROMPTS[0])]
+
+
+def test_the_loop_leaves_the_default_generator_alone(model):
+    """transformers seeds it when the loop begins: before or after a request is added, by chance."""
+    manager = model.init_continuous_batching(_settings(), _batching())
+    before = torch.get_rng_state()
+    manager.warmup()
+    manager.start()
+    manager.stop()
+    manager.destroy()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_requests_of_one_seed_share_none_with_further_sequences(model):
+    settings = _settings(num_return_sequences=3)
+    outputs = model.generate_batch([PROMPTS[0]] * 3, settings, _batching(), seed=7)
+    assert len(outputs) == 9 == len({str(output.generated_tokens) for output in outputs.values()})
+
+
+def test_a_request_s_own_name_is_no_further_sequence(model):
+    with _manager(model) as manager:
+        manager.add_request(PROMPTS[0], request_id="mine__child#0", seed=SEEDS[0])
+        [result] = _results(manager, ["mine__child#0"])
+    assert result.generated_tokens == _alone(model, PROMPTS[0], seed=SEEDS[0])
+
+
+def test_requests_of_a_manager_with_one_value_each(model):
+    values = {"seed": SEEDS, "temperature": torch.tensor([0.5, 1.0, 1.5, 2.0])}
+    with _manager(model) as manager:
+        names = manager.add_requests(PROMPTS, **values, top_k=torch.tensor([9]))
+        drawn = [result.generated_tokens for result in _results(manager, names)]
+    assert drawn == _batch(model, **values, top_k=9)
+    assert drawn != _batch(model, **values)
+
+
+def test_greedy_decoding_warns_of_a_seed(model):
+    words = "seed was given, but greedy decoding draws nothing"
+    greedy = _manager(model, _settings(do_sample=False))
+    with greedy as manager, pytest.warns(UserWarning, match=words):
+        manager.add_request(PROMPTS[0], seed=3)
 
 
 def test_transformers_serve(model, only_ours):
@@ -360,6 +500,57 @@ def test_processors_that_stay_run_before_and_between(model):
         assert _batch(model, settings=settings, batching=batching, seed=SEEDS) == expected
 
 
+def test_a_parameter_that_only_requests_name_stands_where_its_warper_would(model):
+    """Before typical_p, whatever its configuration sets beside."""
+    settings = _settings(typical_p=0.7)
+    batching = _batching(drop_unsupported_processors=False)
+    hot = torch.tensor([2.5])
+    seeds = list(range(8))
+    expected = [
+        model.generate(
+            torch.tensor([PROMPTS[0]]), generation_config=settings, seed=s, temperature=hot
+        )[0, 3:].tolist()
+        for s in seeds
+    ]
+    prompts = [PROMPTS[0]] * 8
+    drawn = _batch(model, prompts, settings, batching, seed=seeds, temperature=2.5)
+    assert drawn == expected != _batch(model, prompts, settings, batching, seed=seeds)
+
+
+def test_a_warper_that_stays_has_the_configuration_s_value_and_no_request_s(model):
+    settings = _settings(top_p=0.3, num_beams=2)  # transformers then keeps two tokens at least
+    settings._eos_token_tensor = None
+    prompts = PROMPTS[:1] * 40
+    drawn = {tokens[0] for tokens in _batch(model, prompts, settings, seed=1)}
+    with torch.no_grad():
+        logits = model(torch.tensor(prompts[:1])).logits[0, -1:]
+    kept = TopPLogitsWarper(0.3, min_tokens_to_keep=2)(None, logits) > -torch.inf
+    assert len(drawn) > 1 and drawn <= set(kept[0].nonzero().flatten().tolist())
+    with _manager(model, settings) as manager, pytest.raises(ValueError, match="top_p of a requ"):
+        manager.add_request(PROMPTS[0], top_p=0.5)
+
+
+def test_log_probabilities_of_given_scores(model, monkeypatch):
+    """transformers' own, for the same tokens."""
+    scores = torch.randn(4, 500, generator=torch.Generator().manual_seed(0)) * 3
+    manager = model.init_continuous_batching(
+        _settings(top_k=40, temperature=0.7), _batching(return_logprobs=True)
+    )
+    runner, processors = manager._create_batch_processor().model_runner, manager.logit_processor
+    manager.destroy()
+    arguments = torch.zeros(processors.tensors_required, 4, dtype=torch.int32)
+    processors.fill_defaults(arguments)
+    ours, theirs = (torch.zeros(2, 4, dtype=torch.int32) for _ in range(2))
+    runner._sample(processors(None, scores, arguments)[None], ours)
+    monkeypatch.setattr(torch, "multinomial", lambda probs, num_samples: ours[0, :, None].long())
+    ModelRunner._sample(runner, mask_logits(scores, 0.7, top_k=40)[None], theirs)
+    assert torch.equal(theirs[0], ours[0])
+    # They round the quotients by the temperature, up to 16 here, then exponentials and their sum.
+    torch.testing.assert_close(
+        *(values[1].view(torch.float32) for values in (ours, theirs)), rtol=0, atol=40 * 2**-24
+    )
+
+
 def test_no_false_warning_of_a_dropped_warper(model, caplog):
     settings = _settings(temperature=0.7, top_p=0.9, min_p=0.05, epsilon_cutoff=0.01)
     _batch(model, settings=settings, seed=SEEDS)
@@ -369,25 +560,58 @@ def test_no_false_warning_of_a_dropped_warper(model, caplog):
 # One bad request, and wrong values
 
 
-def test_a_request_that_cannot_be_drawn_for_fails_alone(model, monkeypatch):
-    expected = _batch(model, PROMPTS[:3], seed=SEEDS[:3])
-    bad = next(i for i in range(20, VOCAB) if not any(i in tokens for tokens in expected))
+@pytest.fixture
+def spoiled(monkeypatch, model):
+    """Scores of the requests with seed 99 are NaN from step 3 on; no id below 0 is looked up."""
     process = continuous.FusedProcessors.__call__
+    embed = model.model.embed_tokens.forward
 
     def spoiled(self, input_ids, scores, arguments):
-        scores = scores.masked_fill((input_ids == bad)[:, None], float("nan"))
-        return process(self, input_ids, scores, arguments)
+        scores = process(self, input_ids, scores, arguments)
+        bad = (self.draw["seed"] == 99) & (self.draw["step"] >= 3)
+        return scores.masked_fill(bad[:, None], float("nan"))
+
+    def checked(ids):
+        assert (ids >= 0).all()
+        return embed(ids)
 
     monkeypatch.setattr(continuous.FusedProcessors, "__call__", spoiled)
-    with _manager(model) as manager:
-        prompts = [*PROMPTS[:2], [16, bad], PROMPTS[2]]
-        seeds = [*SEEDS[:2], 9, SEEDS[2]]
-        names = [manager.add_request(p, seed=s) for p, s in zip(prompts, seeds, strict=True)]
-        results = _results(manager, names)
-    good = [results[i].generated_tokens for i in (0, 1, 3)]
-    assert good == expected
-    assert results[2].error is not None and "cannot be sampled" in results[2].error
-    assert results[2].generated_tokens == []
+    monkeypatch.setattr(model.model.embed_tokens, "forward", checked)
+
+
+SYNCHRONOUS = {"use_async_batching": False}
+
+
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_a_request_that_cannot_be_drawn_for_fails_alone(
+    model, spoiled, asynchronous, is_asynchronous, logprobs
+):
+    kind = asynchronous if is_asynchronous else SYNCHRONOUS
+    prompts, seeds = [*PROMPTS[:2], [16, 17], *PROMPTS[2:]], [*SEEDS[:2], 99, *SEEDS[2:]]
+    outputs = model.generate_batch(
+        prompts, _settings(), _batching(**kind, return_logprobs=logprobs), seed=seeds
+    )
+    results = list(outputs.values())
+    failed = results.pop(2)
+    assert [result.generated_tokens for result in results] == [
+        _alone(model, p, seed=s) for p, s in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    assert "request req_2 cannot be sampled at new token 3" in failed.error
+    assert failed.generated_tokens == _alone(model, [16, 17], seed=torch.tensor([99]))[:3]
+
+
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_requests_that_fail_make_room_for_those_that_wait(
+    model, spoiled, asynchronous, left, is_asynchronous
+):
+    """Nothing new begins after a request had to leave the cache, until one has ended."""
+    kind = asynchronous if is_asynchronous else SYNCHRONOUS
+    batching = _batching(**kind, num_blocks=3, max_batch_tokens=64)
+    prompts = [[20 + i, 14] * 7 for i in range(3)]  # with two new tokens a page is full
+    outputs = model.generate_batch(prompts, _settings(), batching, seed=[99] * 3)
+    assert left
+    assert ["cannot be sampled" in output.error for output in outputs.values()] == [True] * 3
 
 
 @pytest.mark.parametrize(
@@ -397,6 +621,7 @@ def test_a_request_that_cannot_be_drawn_for_fails_alone(model, monkeypatch):
         ({"top_k": 2.5}, TypeError, "top_k must be an integer"),
         ({"top_p": "much"}, TypeError, "top_p must be a number"),
         ({"seed": 1.5}, TypeError, "seed must be an integer"),
+        ({"temprature": 0.5}, TypeError, "did you mean temperature?"),
     ],
 )
 def test_wrong_values_of_a_request_are_told_to_its_caller(model, own, error, words):
