@@ -35,6 +35,18 @@ class Draws(NamedTuple):
         return multiply_high(*random_bits(seed, step, stream, draw), mass)
 
 
+def check_generator(seed: Seed, generator: torch.Generator | None) -> None:
+    """Raise for a generator that is none, is on another device, or comes beside a seed."""
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}.")
+    if generator is not None and seed is not None:
+        raise ValueError("seed and generator were both given; pass one of them.")
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"generator lives on {generator.device}; pass a CPU generator, as torch.Generator() is."
+        )
+
+
 def resolve_draws(
     seed: Seed,
     step: Step,
@@ -51,14 +63,7 @@ def resolve_draws(
     For one row both are the same.
     """
     check_num_samples(num_samples)
-    if not (generator is None or isinstance(generator, torch.Generator)):
-        raise TypeError(f"generator must be a torch.Generator, got {generator!r}.")
-    if generator is not None and seed is not None:
-        raise ValueError("seed and generator were both given; pass one of them.")
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(
-            f"generator lives on {generator.device}; pass a CPU generator, as torch.Generator() is."
-        )
+    check_generator(seed, generator)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
     shared = not isinstance(seed, torch.Tensor) or (seed.shape in ((), (1,)) and batch != 1)

@@ -9,7 +9,6 @@ seeds of its own.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from ..contract.draws import seed_tensor
+from ..contract.draws import check_generator, seed_tensor
 from . import protocol
 
 # 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
@@ -49,7 +48,8 @@ class Call:
     """The seed, generator and parameter tensors of one `generate` call, and how far it has drawn.
 
     `values` holds parameters by name, each a tensor with a value a prompt or a value a row;
-    `sequences` are those returned for each prompt, where an inner call does not know of it.
+    `sequences` are those returned for each prompt, where an inner call does not know of it. Loops
+    of `model` and of the models inside of it are the call's own.
     """
 
     def __init__(
@@ -58,13 +58,14 @@ class Call:
         generator: torch.Generator | None = None,
         values: dict[str, torch.Tensor] | None = None,
         sequences: int = 1,
+        model: Any = None,
     ) -> None:
-        if seed is not None and generator is not None:
-            raise ValueError("seed and generator were both given; pass one of them.")
+        check_generator(seed, generator)
         self._seed = seed
         self._generator = generator
         self._values = values or {}
         self._sequences = sequences
+        self._model = model
         given = {"seed": seed, "generator": generator, **self._values}
         # The first argument that only our loop can serve, if there is one.
         self.asked_for = next((name for name, value in given.items() if value is not None), None)
@@ -115,6 +116,15 @@ class Call:
             self._open_loops -= 1
         known.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
 
+    def has(self, model: Any) -> bool:
+        """Whether a loop of `model` is a part of the call."""
+        return self._model is not None and any(part is model for part in self._model.modules())
+
+    def take(self, values: dict[str, torch.Tensor]) -> None:
+        """More parameters, of a `generate` that hands its own on to the one it overrides."""
+        self._values |= values
+        self.asked_for = self.asked_for or next(iter(values), None)
+
     def for_requests(self, samples: bool) -> dict[str, Any]:
         """What was given, by name, for `generate_batch` to hand to its requests."""
         self._reached = True
@@ -133,8 +143,7 @@ class Call:
                 "and call torch.manual_seed."
             )
         if not self._sampled:
-            message = f"{self.asked_for} was given, but greedy decoding draws nothing"
-            warnings.warn(message, stacklevel=4)
+            protocol.warn_caller(f"{self.asked_for} was given, but greedy decoding draws nothing")
 
     def _seeds(self, model: Any, rows: int, sequences: int, rows_come_and_go: bool) -> torch.Tensor:
         """The seed as int64 on the CPU: 0-dimensional for the batch, or one a row."""

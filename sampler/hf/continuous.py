@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from transformers.generation.continuous_batching.continuous_api import (
 from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingAsyncIOs
 from transformers.generation.continuous_batching.model_runner import ModelRunner
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
+from transformers.generation.continuous_batching.utils import logger
 
 from ..api import mask_logits, sample
 from ..contract.draws import signed_word
@@ -35,6 +35,7 @@ from ..params import PARAMETERS, RECORDS, SamplingParams, check_names, check_num
 from . import warpers
 from .call import SEED_GAP
 from .loop import argmax
+from .protocol import warn_caller
 
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two
 # halves of the seed, then the step.
@@ -42,8 +43,17 @@ _ROWS = len(PARAMETERS) + 3
 _LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max}
 _CHILD = re.compile(r"__child#(\d+)$")  # transformers' name for a prompt's further sequences
 
-# Values for which transformers makes its warpers, so that its list shows the place of each.
-_ON = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "min_p": 0.5, "epsilon_cutoff": 0.5}
+# What transformers' own warpers of requests ignore, with a warning.
+_IGNORED = ("filter_value", "min_tokens_to_keep")
+
+_OF_MANAGERS = (
+    "max_new_tokens",
+    "eos_token_id",
+    "pad_token_id",
+    "do_sample",
+    "num_return_sequences",
+    "continuous_batching_config",
+)
 
 # What `add_request` takes beside sampling parameters.
 _OF_REQUESTS = inspect.signature(ContinuousBatchingManager.add_request).parameters
@@ -53,16 +63,20 @@ def is_fused(manager: Any) -> bool:
     return isinstance(manager, FusedManager)
 
 
-def without_warpers(config: GenerationConfig) -> GenerationConfig:
-    """A configuration for which transformers makes none of the warpers that `sample` replaces."""
-    plain = copy.deepcopy(config)
-    for name, record in RECORDS.items():
-        setattr(plain, name, None if name == "min_p" else record.kind(record.off))
+def without_processors(config: GenerationConfig) -> GenerationConfig:
+    """All of a configuration that a manager reads itself, without what makes processors."""
+    plain = GenerationConfig()
+    for name in _OF_MANAGERS:
+        if hasattr(config, name):
+            setattr(plain, name, getattr(config, name))
     return plain
 
 
 def fuse(manager: Any, config: GenerationConfig) -> FusedManager:
-    """Let a manager that was made `without_warpers` draw with `sample`, by the whole `config`."""
+    """Let a manager that was made `without_processors` draw with `sample`, by the whole `config`.
+
+    It keeps the configuration that it was made with: the processors are ours.
+    """
     batching = manager.continuous_batching_config
     ranks = manager.distributed_helper
     manager.__class__ = FusedManager
@@ -134,13 +148,14 @@ class FusedManager(ContinuousBatchingManager):
         if not self.is_tp_driver:  # it gets the requests of the one that is, seeds included
             return None
         settings = {name: kwargs.pop(name) for name in [*kwargs] if name not in _OF_REQUESTS}
+        if settings.get("seed") is not None and not self.logit_processor.samples:
+            warn_caller("seed was given, but greedy decoding draws nothing")
         settings |= getattr(input_ids, "settings", {})
         settings = {name: value for name, value in settings.items() if value is not None}
         self.logit_processor.check_kwargs(settings)
         if "seed" not in settings:
             settings["seed"] = int(torch.randint(2**63 - 1, (), generator=self._seeds))
-        elif not self.logit_processor.samples:
-            warnings.warn("seed was given, but greedy decoding draws nothing", stacklevel=2)
+        settings["seed"] = signed_word("seed", settings["seed"])  # Python's, which may be added to
         return super().add_request(input_ids, *args, **kwargs | settings)
 
     def add_requests(self, inputs: Any, *args: Any, **kwargs: Any) -> list[str]:
@@ -180,7 +195,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
             """Those of the configuration, with a warper for each of these parameters."""
             changed = copy.copy(config)
             for name in names:
-                setattr(changed, name, _ON[name])
+                setattr(changed, name, warpers.PLACEHOLDERS[name])
             return model._get_logits_processor(changed)
 
         own = {warpers.fused_name(p): warpers.fused_value(p) for p in processors() if _fused(p)}
@@ -189,7 +204,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         self._defaults = {name: own.get(name, r.kind(r.off)) for name, r in RECORDS.items()}
 
         # What is no warper of ours by its kind or its other attributes stays, with its own value.
-        replaced = [warpers.fused_name(p) for p in processors([*_ON]) if _fused(p)]
+        replaced = [warpers.fused_name(p) for p in processors([*warpers.PLACEHOLDERS]) if _fused(p)]
         placed = processors(replaced)
         kept = [p for p in placed if not _fused(p)]
         super().__init__(
@@ -198,7 +213,8 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         stages, drawn = warpers.split(p for p in placed if _fused(p) or p in self.logits_processor)
         self._stages = [_names_in(s) if isinstance(s, SamplingParams) else s for s in stages]
         # transformers knows nothing of the others, which come last.
-        others = [name for name in PARAMETERS if name not in _ON] if config.do_sample else []
+        others = [name for name in PARAMETERS if name not in warpers.PLACEHOLDERS]
+        others = others if config.do_sample else []
         self._names = [*replaced, *others]
         self._drawn = [*_names_in(drawn), *others]
         self._sequences = sequences
@@ -209,8 +225,11 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
 
     def check_kwargs(self, kwargs: dict) -> None:
         """Raise for a request's parameter that is none, is out of range, or has no effect."""
-        check_settings(kwargs)
-        if lost := self.samples and [n for n in kwargs if n not in ("seed", *self._names)]:
+        known = {name: value for name, value in kwargs.items() if name not in _IGNORED}
+        if known != kwargs:
+            logger.warning(f"Ignored of a request: {', '.join(kwargs.keys() - known.keys())}.")
+        check_settings(known)
+        if lost := self.samples and [n for n in known if n not in ("seed", *self._names)]:
             raise ValueError(
                 f"{lost[0]} of a request has no effect, for the generation config asks for a "
                 f"warper of {lost[0]} that the fused sampler does not replace; set it there."

@@ -21,27 +21,27 @@ import torch
 import transformers
 from packaging.version import Version
 from transformers import GenerationConfig, GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
+from ..contract.draws import check_generator
 from ..params import PARAMETERS, check_tensor
+from . import warpers
 from .call import Call
 from .loop import decode, ended_by_errors
+from .protocol import warn_caller
 
 if Version(transformers.__version__) >= Version("5.20.0"):
     from . import continuous
-else:  # it was another one
+else:  # older versions' continuous batching is another one
     continuous = None  # type: ignore[assignment]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 _LOCK = threading.Lock()
 _PATCHED: WeakSet[Any] = WeakSet()  # models that `patch` has patched
-_BLOCKS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # and by how many `with patched` blocks
+_BLOCKS: WeakKeyDictionary[Any, set] = WeakKeyDictionary()  # and in which `with patched` blocks
 _CALL: ContextVar[Call | None] = ContextVar("fused_sampler_call", default=None)
-
-# A parameter given as a tensor goes around Hugging Face's configuration, which holds numbers. This
-# number in its place puts the warper into the list at which the tensor is to apply.
-_PLACEHOLDERS = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "min_p": 0.5, "epsilon_cutoff": 0.5}
 
 
 def is_patched(model: Any) -> bool:
@@ -86,19 +86,18 @@ def patched(model: Model) -> Iterator[Model]:
 
     Blocks may nest and overlap, in several threads too: the last one to end takes the patch off.
     """
-    models = _patchable(model)
+    models, block = _patchable(model), object()
     with _LOCK:
         for part in models:
-            _BLOCKS[part] = _BLOCKS.get(part, 0) + 1
+            _BLOCKS.setdefault(part, set()).add(block)
     try:
         yield model
     finally:
         with _LOCK:
             for part in models:
-                blocks = _BLOCKS.pop(part, 1) - 1  # `unpatch` may have been faster
-                if blocks:
-                    _BLOCKS[part] = blocks
-                elif part not in _PATCHED:
+                blocks = _BLOCKS.get(part, set())
+                blocks.discard(block)  # unless `unpatch` was faster
+                if not blocks and _BLOCKS.pop(part, None) is not None and part not in _PATCHED:
                     _forget_manager(part, fused=True)
 
 
@@ -170,29 +169,54 @@ def _generate(
     given = {name: value for name, value in given.items() if value is not None}
     if kwargs.get("custom_generate") is not None:  # the caller's choice, seed included
         return original(model, *args, **given, **kwargs)
-    own = inspect.signature(original).parameters  # Whisper has a temperature of another kind
+    named = inspect.signature(original).bind(model, *args, **kwargs).arguments
     values = {
         name: kwargs[name]
-        for name in PARAMETERS
-        if isinstance(kwargs.get(name), torch.Tensor) and name not in own
+        for name in warpers.PLACEHOLDERS
+        # Whisper has a temperature of another kind.
+        if isinstance(kwargs.get(name), torch.Tensor) and name not in named
     }
+    samples = _setting("do_sample", model, *args[:2], **kwargs)
     for name, value in values.items():
         check_tensor(name, value, value.numel(), validate=True)
-        kwargs[name] = _PLACEHOLDERS[name]
-    if _CALL.get() is not None and not given and not values:
-        return original(model, *args, **kwargs)  # called by a model's own `generate`: part of that
+        # A tensor goes around Hugging Face's configuration, which holds numbers.
+        kwargs.pop(name)
+        kwargs |= {name: warpers.PLACEHOLDERS[name]} if samples else {}
+    if (call := _open_call(model)) and not given:
+        call.take(values)  # called by a model's own `generate`: part of that
+        return original(model, *args, **kwargs)
     if not given:
         seed = _setting("seed", model, *args[:2], **kwargs)
     sequences = _setting("num_return_sequences", model, *args[:2], **kwargs) or 1
-    call = Call(seed, generator, values, sequences)
+    call = Call(seed, generator, values, sequences, model)
+    _check_rag(model, {"seed": seed, **values})
     outer = _CALL.set(call)
     try:
-        with ended_by_errors(kwargs.get("streamer")):
+        with ended_by_errors(named.get("streamer", kwargs.get("streamer"))):
             output = original(model, *args, **kwargs)
     finally:
         _CALL.reset(outer)
     call.close()
     return output
+
+
+def _open_call(model: Any) -> Call | None:
+    """The call that is under way and that `model` is a part of."""
+    call = _CALL.get()
+    return call if call is not None and call.has(model) else None
+
+
+def _check_rag(model: Any, given: dict[str, Any]) -> None:
+    """Raise for values by prompt where a loop has the documents of one prompt for rows."""
+    if all(kind.__name__ != "RagSequenceForGeneration" for kind in type(model).__mro__):
+        return
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor) and value.numel() > 1:
+            raise ValueError(
+                f"{name} has {value.numel()} values, but RagSequenceForGeneration decodes one "
+                "prompt at a time, with a row for each document; pass one number, or call generate "
+                "once for each prompt."
+            )
 
 
 def _setting(
@@ -211,8 +235,7 @@ def _sample(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any)
     if kwargs["generation_config"].is_assistant:  # drafts for another model, in that model's loop
         return original(model, *args, **kwargs)
     kwargs.pop("tokenizer", None)  # was for the stopping criteria, is no input of the model
-    call = _CALL.get()
-    if call is not None:
+    if call := _open_call(model):
         return decode(call, model, *args, **kwargs)
     call = Call()  # not called through `generate`
     output = decode(call, model, *args, **kwargs)
@@ -220,14 +243,26 @@ def _sample(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any)
     return output
 
 
+def _validate_generation_mode(
+    original: Callable[..., Any], model: Any, mode: GenerationMode, *args: Any, **kwargs: Any
+) -> Any:
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        _refuse_seed(model, mode.value.replace("_", " "))
+    return original(model, mode, *args, **kwargs)
+
+
 def _other_mode(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    call = _CALL.get()
-    if call is not None and call.asked_for:
-        raise ValueError(
-            f"{call.asked_for} was given, but this decoding mode is Hugging Face's own and has no "
-            "seed; leave it out and call torch.manual_seed."
-        )
+    _refuse_seed(model, original.__name__.strip("_").replace("_", " "))
     return original(model, *args, **kwargs)
+
+
+def _refuse_seed(model: Any, mode: str) -> None:
+    if (call := _open_call(model)) and call.asked_for:
+        raise ValueError(
+            f"{call.asked_for} was given, but these arguments or the model's generation config ask "
+            f"for {mode}, which is Hugging Face's own and has no seed; leave it out and call "
+            "torch.manual_seed, or decode by sampling (num_beams=1)."
+        )
 
 
 def _init_continuous_batching(
@@ -244,7 +279,7 @@ def _init_continuous_batching(
         )
     _forget_manager(model, fused=False)
     config = generation_config or model.generation_config
-    manager = original(model, continuous.without_warpers(config), *args, **kwargs)
+    manager = original(model, continuous.without_processors(config), *args, **kwargs)
     return manager if continuous.is_fused(manager) else continuous.fuse(manager, config)
 
 
@@ -253,13 +288,25 @@ def _generate_batch(
 ) -> Any:
     if continuous is None:
         return _init_continuous_batching(original, model)
-    call = _CALL.get()  # where `generate` was told to use a paged cache
+    config = {"generation_config": kwargs.get("generation_config", next(iter(args), None))}
     own = {name: kwargs.pop(name) for name in ("seed", *PARAMETERS) if name in kwargs}
-    if call is not None:
-        own |= call.for_requests(_setting("do_sample", model, inputs, *args[:1], **kwargs))
-    elif own.get("seed") is None:
-        own["seed"] = _setting("seed", model, inputs, *args[:1], **kwargs)
-    sequences = _setting("num_return_sequences", model, inputs, *args[:1], **kwargs) or 1
+    generator = kwargs.pop("generator", None)
+    sequences = _setting("num_return_sequences", model, **config) or 1
+    if call := _open_call(model):  # `generate` was told to use a paged cache
+        if sequences > 1:
+            raise ValueError(
+                f"cache_implementation='paged' returns one sequence a prompt, and {sequences} are "
+                "asked for; call generate_batch."
+            )
+        own |= call.for_requests(bool(_setting("do_sample", model, **config)))
+    else:
+        check_generator(own.get("seed"), generator)
+        if generator is not None:
+            own["seed"] = int(torch.randint(2**63 - 1, (), generator=generator))
+        elif own.get("seed") is None:
+            own["seed"] = _setting("seed", model, **config)
+        if own["seed"] is not None and not _setting("do_sample", model, **config):
+            warn_caller("seed was given, but greedy decoding draws nothing")
     return original(model, continuous.with_settings(inputs, own, sequences), *args, **kwargs)
 
 
@@ -276,6 +323,7 @@ _SWITCHES: dict[str, Callable[..., Any]] = {
         for method in GENERATION_MODES_MAPPING.values()
         if hasattr(GenerationMixin, method)
     },
+    "_validate_generation_mode": _validate_generation_mode,
     "_sample": _sample,
     "generate": _generate,
     "init_continuous_batching": _init_continuous_batching,

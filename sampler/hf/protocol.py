@@ -7,6 +7,7 @@ call. Their shape differs between versions; nothing else in the package knows ab
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
@@ -22,6 +23,7 @@ from transformers.generation.utils import (
     GenerateNonBeamOutput,
 )
 
+_BETWEEN = ("fused_sampler", "transformers", "torch", "contextlib")
 _PREPARE = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 _GENERATE_CODE = inspect.unwrap(GenerationMixin.generate).__code__
 # `past_key_values` up to 5.23
@@ -105,6 +107,14 @@ def _locals_of_caller(model: Any, is_wanted: Callable[[CodeType], bool]) -> dict
         if is_wanted(frame.f_code) and frame.f_locals.get("self") is model:
             return frame.f_locals
     return None
+
+
+def warn_caller(message: str) -> None:
+    """A warning at the caller's line, however many of transformers' decorators lie between."""
+    frame, level = inspect.currentframe(), 1
+    while frame and frame.f_globals["__name__"].partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def codebooks(model: Any) -> int:

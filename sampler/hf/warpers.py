@@ -20,6 +20,10 @@ from ..api import mask_logits
 from ..filters import FILTERS
 from ..params import GREEDY_BELOW, PARAMETERS, SamplingParams
 
+# Numbers for which transformers makes each warper: its list then shows where a value that it cannot
+# hold, one a row, is to apply.
+PLACEHOLDERS = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "min_p": 0.5, "epsilon_cutoff": 0.5}
+
 Stage = LogitsProcessorList | SamplingParams
 OFF = SamplingParams()  # the parameters of a draw from the scores as they are
 
@@ -35,7 +39,8 @@ def split(
 ) -> tuple[list[Stage], SamplingParams]:
     """The stages to run before the draw, and the parameters of the draw.
 
-    `values` by name, [rows], take the place of what the warpers of that name hold.
+    `values` by name, [rows], take the place of what the warpers of that name hold; those that have
+    no warper are the draw's.
 
     Neighbouring warpers share one call while they follow the order of `SamplingParams`; one out of
     order, or a second of its kind, starts the next call. Running the stages in turn is therefore
@@ -43,7 +48,7 @@ def split(
     """
     stages: list[Stage] = []
     open_call: dict[str, float | torch.Tensor] = {}
-    values = values or {}
+    values = dict(values or {})
     for processor in processors:
         name = fused_name(processor)
         rank = -1 if name is None else PARAMETERS.index(name)
@@ -51,11 +56,12 @@ def split(
             stages.append(SamplingParams(**open_call))
             open_call = {}
         if name is not None:
-            open_call[name] = values.get(name, fused_value(processor))
+            open_call[name] = values.pop(name, fused_value(processor))
         elif stages and isinstance(stages[-1], LogitsProcessorList):
             stages[-1].append(processor)
         else:
             stages.append(LogitsProcessorList([processor]))
+    open_call |= values
     return stages, SamplingParams(**open_call) if open_call else OFF
 
 

@@ -8,6 +8,7 @@ import importlib
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -377,6 +378,38 @@ def test_requests_of_a_manager_with_one_value_each(model):
     assert drawn != _batch(model, **values)
 
 
+def test_seeds_of_numpy(model):
+    expected = _batch(model, seed=SEEDS)
+    assert _batch(model, seed=list(np.array(SEEDS))) == expected
+
+
+def test_a_generator_gives_the_seed_of_a_batch(model):
+    first, again = (_batch(model, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert first == again != _batch(model, generator=torch.Generator().manual_seed(4))
+    with pytest.raises(ValueError, match="seed and generator were both given"):
+        _batch(model, generator=torch.Generator(), seed=3)
+
+
+def test_what_transformers_ignores_of_a_request_is_ignored(model):
+    with _manager(model) as manager:
+        name = manager.add_request(PROMPTS[0], seed=3, top_k=5, min_tokens_to_keep=2)
+        (result,) = _results(manager, [name])
+    assert result.generated_tokens == _alone(model, PROMPTS[0], seed=3, top_k=5)
+
+
+def test_a_paged_cache_with_more_sequences_is_refused(model):
+    call = {"cache_implementation": "paged", "num_return_sequences": 2}
+    with pytest.raises(ValueError, match="one sequence a prompt, and 2 are asked for"):
+        model.generate(torch.tensor([PROMPTS[0]]), generation_config=_settings(), **call, seed=1)
+
+
+def test_a_batch_warns_of_a_seed_once(model):
+    with pytest.warns(UserWarning, match="greedy decoding draws nothing") as told:
+        _batch(model, settings=_settings(do_sample=False), seed=3)
+    assert len([w for w in told if "greedy" in str(w.message)]) == 1
+    assert told[0].filename == __file__
+
+
 def test_greedy_decoding_warns_of_a_seed(model):
     words = "seed was given, but greedy decoding draws nothing"
     greedy = _manager(model, _settings(do_sample=False))
@@ -518,14 +551,17 @@ def test_a_parameter_that_only_requests_name_stands_where_its_warper_would(model
 
 
 def test_a_warper_that_stays_has_the_configuration_s_value_and_no_request_s(model):
-    settings = _settings(top_p=0.3, num_beams=2)  # transformers then keeps two tokens at least
+    settings = _settings(top_p=0.9, num_beams=2)  # transformers then keeps two tokens at least
     settings._eos_token_tensor = None
     prompts = PROMPTS[:1] * 40
     drawn = {tokens[0] for tokens in _batch(model, prompts, settings, seed=1)}
     with torch.no_grad():
         logits = model(torch.tensor(prompts[:1])).logits[0, -1:]
-    kept = TopPLogitsWarper(0.3, min_tokens_to_keep=2)(None, logits) > -torch.inf
-    assert len(drawn) > 1 and drawn <= set(kept[0].nonzero().flatten().tolist())
+    kept, fewer = (
+        {i for i, score in enumerate(warper(None, logits)[0].tolist()) if score > -torch.inf}
+        for warper in (TopPLogitsWarper(p, min_tokens_to_keep=2) for p in (0.9, 0.5))
+    )
+    assert drawn <= kept and not drawn <= fewer
     with _manager(model, settings) as manager, pytest.raises(ValueError, match="top_p of a requ"):
         manager.add_request(PROMPTS[0], top_p=0.5)
 
@@ -562,13 +598,13 @@ def test_no_false_warning_of_a_dropped_warper(model, caplog):
 
 @pytest.fixture
 def spoiled(monkeypatch, model):
-    """Scores of the requests with seed 99 are NaN from step 3 on; no id below 0 is looked up."""
+    """Scores of the requests with seed 99 are NaN at step 3; no id below 0 is looked up."""
     process = continuous.FusedProcessors.__call__
     embed = model.model.embed_tokens.forward
 
     def spoiled(self, input_ids, scores, arguments):
         scores = process(self, input_ids, scores, arguments)
-        bad = (self.draw["seed"] == 99) & (self.draw["step"] >= 3)
+        bad = (self.draw["seed"] == 99) & (self.draw["step"] == 3)
         return scores.masked_fill(bad[:, None], float("nan"))
 
     def checked(ids):
@@ -588,7 +624,8 @@ def test_a_request_that_cannot_be_drawn_for_fails_alone(
     model, spoiled, asynchronous, is_asynchronous, logprobs
 ):
     kind = asynchronous if is_asynchronous else SYNCHRONOUS
-    prompts, seeds = [*PROMPTS[:2], [16, 17], *PROMPTS[2:]], [*SEEDS[:2], 99, *SEEDS[2:]]
+    bad = [16, 17] * 6  # the next batch, which may be under way then, fills its page
+    prompts, seeds = [*PROMPTS[:2], bad, *PROMPTS[2:]], [*SEEDS[:2], 99, *SEEDS[2:]]
     outputs = model.generate_batch(
         prompts, _settings(), _batching(**kind, return_logprobs=logprobs), seed=seeds
     )
@@ -598,7 +635,7 @@ def test_a_request_that_cannot_be_drawn_for_fails_alone(
         _alone(model, p, seed=s) for p, s in zip(PROMPTS, SEEDS, strict=True)
     ]
     assert "request req_2 cannot be sampled at new token 3" in failed.error
-    assert failed.generated_tokens == _alone(model, [16, 17], seed=torch.tensor([99]))[:3]
+    assert failed.generated_tokens == _alone(model, bad, seed=99)[:3]
 
 
 @pytest.mark.parametrize("is_asynchronous", [False, True])

@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import threading
+from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from transformers import (  # noqa: E402
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    LogitsProcessor,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -164,6 +166,10 @@ def test_unpatch_inside_patched_takes_it_off(model):
     with patched(model):
         unpatch(model)
         assert not hf_patch.is_patched(model)
+        later = patched(model)
+        later.__enter__()
+    assert hf_patch.is_patched(model), "the later block is open still"
+    later.__exit__(None, None, None)
     assert not hf_patch.is_patched(model)
 
 
@@ -195,14 +201,86 @@ def test_a_seed_of_the_generation_config_is_used(model):
     assert not torch.equal(other, expected)
     for place in ([PROMPTS, config], [PROMPTS]):
         given = {} if len(place) > 1 else {"generation_config": config}
-        with pytest.raises(ValueError, match="decoding mode is Hugging Face's own and has no seed"):
+        with pytest.raises(ValueError, match="which is Hugging Face's own and has no seed"):
             model.generate(*place, num_beams=2, **given)
 
 
-def test_a_seed_for_greedy_decoding_is_a_warning(model):
+@pytest.mark.parametrize("how", [{}, {"custom_generate": fused_generate}], ids=["plain", "custom"])
+def test_a_seed_for_greedy_decoding_is_a_warning(model, how):
     patch(model)
-    with pytest.warns(UserWarning, match="greedy decoding draws nothing"):
-        model.generate(PROMPTS, do_sample=False, max_new_tokens=2, seed=7)
+    with pytest.warns(UserWarning, match="greedy decoding draws nothing") as told:
+        model.generate(PROMPTS, do_sample=False, max_new_tokens=2, seed=7, **how)
+    assert [warning.filename for warning in told] == [__file__], "once, at the caller's line"
+
+
+# What belongs to a call
+
+
+class Generating(LogitsProcessor):
+    """Another model's `generate` at each step, as of one that drafts, judges or searches."""
+
+    def __init__(self, model, **call):
+        self.model, self.call, self.written = model, call, []
+
+    def __call__(self, input_ids, scores):
+        self.written.append(self.model.generate(input_ids[:1], max_new_tokens=3, **self.call))
+        return scores
+
+
+@pytest.mark.parametrize(
+    "call", [{"do_sample": True}, {"do_sample": False}, {"num_beams": 2}], ids=str
+)
+def test_another_model_inside_of_a_call_is_left_alone(model, call):
+    other = patch(copy.deepcopy(model))
+    patch(model)
+    beside = Generating(other, **call)
+    given = {"seed": torch.tensor([3, 4]), "temperature": torch.tensor([0.0, 0.0])}
+    drawn = model.generate(
+        PROMPTS, do_sample=True, max_new_tokens=4, **given, logits_processor=[beside]
+    )
+    assert torch.equal(drawn, model.generate(PROMPTS, do_sample=False, max_new_tokens=4))
+    if call == {"do_sample": True}:
+        greedy = [
+            other.generate(w[:, :-3], do_sample=False, max_new_tokens=3) for w in beside.written
+        ]
+        assert not all(map(torch.equal, beside.written, greedy))
+
+
+def test_a_generate_that_names_a_parameter_hands_it_on(model):
+    class Own(GPT2LMHeadModel):
+        def generate(self, inputs=None, temperature=1.0, **kwargs):
+            return super().generate(inputs, temperature=temperature, **kwargs)
+
+    patch(model)
+    call = {"do_sample": True, "max_new_tokens": 6, "temperature": torch.tensor([0.5, 1.5])}
+    expected = model.generate(PROMPTS, **call, seed=7)
+    model.__class__ = Own
+    assert torch.equal(patch(model).generate(PROMPTS, **call, seed=7), expected)
+
+
+def test_values_by_prompt_for_a_model_that_decodes_prompt_by_prompt(model):
+    model.__class__ = type("RagSequenceForGeneration", (GPT2LMHeadModel,), {})
+    with pytest.raises(ValueError, match="seed has 2 values, but RagSequenceForGeneration"):
+        patch(model).generate(PROMPTS, do_sample=True, seed=torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("generator", "error", "words"),
+    [(5, TypeError, "generator must be a torch.Generator, got 5"), ("meta", ValueError, "CPU gen")],
+)
+def test_a_generator_that_is_none(model, generator, error, words):
+    if generator == "meta":
+        generator = mock.Mock(spec=torch.Generator, device=torch.device("cuda"))
+    with pytest.raises(error, match=words):
+        patch(model).generate(PROMPTS, do_sample=True, max_new_tokens=2, generator=generator)
+
+
+def test_a_streamer_by_place_is_ended_by_an_error(model):
+    streamer = mock.Mock()
+    failing = [mock.Mock(side_effect=ZeroDivisionError)]
+    with pytest.raises((ZeroDivisionError, ValueError)):
+        patch(model).generate(PROMPTS, None, failing, None, None, None, None, streamer)
+    streamer.end.assert_called_once()
 
 
 # Parameters as tensors
@@ -217,7 +295,7 @@ BY_PROMPT = {
 
 
 def test_every_parameter_may_be_a_tensor():
-    assert set(BY_PROMPT) == set(PARAMETERS) == set(hf_patch._PLACEHOLDERS)
+    assert set(BY_PROMPT) == set(PARAMETERS) == set(hf_patch.warpers.PLACEHOLDERS)
 
 
 @pytest.mark.parametrize("names", [*([name] for name in BY_PROMPT), list(BY_PROMPT)], ids=str)
@@ -347,7 +425,7 @@ def test_assisted_decoding_with_a_patched_model(model, patch_first, monkeypatch)
 
 def test_a_seed_without_use_is_an_error(model):
     patch(model)
-    with pytest.raises(ValueError, match="seed was given, but this decoding mode"):
+    with pytest.raises(ValueError, match=r"seed was given, but .* ask for beam search"):
         model.generate(PROMPTS, num_beams=2, max_new_tokens=3, seed=7)
 
 
