@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import pytest
 import scipy.stats
 import torch
+from replay import CACHE, EVERYTHING, Replay, assert_same
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
@@ -33,7 +34,6 @@ from transformers import (  # noqa: E402
     WatermarkingConfig,
 )
 from transformers.generation.streamers import BaseStreamer  # noqa: E402
-from transformers.generation.utils import GenerateDecoderOnlyOutput  # noqa: E402
 
 from fused_sampler import SamplingParams, sample  # noqa: E402
 from fused_sampler.hf import fused_generate, patched  # noqa: E402
@@ -122,48 +122,6 @@ def _fused(model, seed=7, **kwargs):
     return model.generate(**kwargs, **seeded, custom_generate=fused_generate)
 
 
-# `past_key_values` up to transformers 5.23
-CACHE = "cache" if hasattr(GenerateDecoderOnlyOutput, "cache") else "past_key_values"
-
-
-class _Replay:
-    """`torch.multinomial` that gives column after column of recorded tokens [B, steps]."""
-
-    def __init__(self, tokens):
-        self.columns = iter(tokens.unbind(1))
-
-    def __call__(self, probabilities, num_samples):
-        drawn = next(self.columns)[:, None]
-        open_rows = drawn[:, 0] != PAD  # rows that have ended get padding, whatever was drawn
-        assert (probabilities.gather(1, drawn)[open_rows] > 0).all(), "we drew a filtered token"
-        return drawn
-
-
-def _assert_same(ours, theirs, name):
-    """Equal tensors in equally nested tuples; scores may differ in the last bit of a division."""
-    assert type(ours) is type(theirs), name
-    if isinstance(ours, tuple):
-        assert len(ours) == len(theirs), name
-        for index, pair in enumerate(zip(ours, theirs, strict=True)):
-            _assert_same(*pair, f"{name}[{index}]")
-    elif isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, name
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0, msg=name)
-    else:
-        assert ours is None or hasattr(ours, "get_seq_length"), name
-        if ours is not None:
-            assert ours.get_seq_length() == theirs.get_seq_length()
-
-
-EVERYTHING = {
-    "return_dict_in_generate": True,
-    "output_scores": True,
-    "output_logits": True,
-    "output_attentions": True,
-    "output_hidden_states": True,
-}
-
-
 def assert_replays(monkeypatch, model, make_arguments, **kwargs):
     """Our tokens, put through transformers' loop, give everything that ours returned.
 
@@ -172,13 +130,13 @@ def assert_replays(monkeypatch, model, make_arguments, **kwargs):
     kwargs = {"do_sample": True, "max_new_tokens": 12, **EVERYTHING, **kwargs}
     ours = _fused(model, **make_arguments(), **kwargs)
     steps = len(ours.scores)
-    monkeypatch.setattr(torch, "multinomial", _Replay(ours.sequences[:, -steps:]))
+    monkeypatch.setattr(torch, "multinomial", Replay(ours.sequences[:, -steps:]))
     theirs = model.generate(**make_arguments(), **kwargs)
     monkeypatch.undo()
     assert ours.keys() == theirs.keys()
     assert torch.equal(ours.sequences, theirs.sequences)
     for name in ours:
-        _assert_same(ours[name], theirs[name], name)
+        assert_same(ours[name], theirs[name], name)
     return ours
 
 
@@ -315,7 +273,7 @@ def test_greedy_tokens_are_transformers(models, name, call):
     ours, theirs = _fused(models[name], **arguments), models[name].generate(**arguments)
     assert torch.equal(ours.sequences, theirs.sequences)
     for field in ours:
-        _assert_same(ours[field], theirs[field], field)
+        assert_same(ours[field], theirs[field], field)
 
 
 def test_greedy_runs_user_warpers_and_leaves_the_generator_alone(gpt2):
