@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -92,7 +92,8 @@ def ended_by_errors(streamer: BaseStreamer | None) -> Iterator[None]:
         yield
     except BaseException:
         if streamer is not None:
-            streamer.end()
+            with suppress(Exception):  # the first error is the one to tell
+                streamer.end()
         raise
 
 

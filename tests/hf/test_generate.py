@@ -12,10 +12,10 @@ from contextlib import nullcontext
 import pytest
 import scipy.stats
 import torch
-from replay import CACHE, EVERYTHING, Replay, assert_same
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
+from replay import CACHE, EVERYTHING, Replay, assert_same  # noqa: E402
 from transformers import (  # noqa: E402
     GPT2Config,
     GPT2LMHeadModel,

@@ -1,0 +1,436 @@
+"""What transformers' own tests of sampling ask of `generate`, asked of a patched model.
+
+Everything is as a plain model has it but the drawn number. So a plain run is given the tokens that the patched
+run drew, and all that both return and say is compared.
+"""
+
+# mypy: disable-error-code="arg-type, attr-defined, call-arg, misc, no-untyped-call"
+# (transformers types configurations and `generate` more narrowly than it calls them)
+
+import warnings
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
+
+from replay import CACHE, EVERYTHING, Replay, assert_same  # noqa: E402
+from transformers import (  # noqa: E402
+    BartConfig,
+    BartForConditionalGeneration,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MambaConfig,
+    MambaForCausalLM,
+    MaxLengthCriteria,
+    MinLengthLogitsProcessor,
+    MistralConfig,
+    MistralForCausalLM,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from fused_sampler.hf import patched  # noqa: E402
+
+VOCAB, PAD, BOS, EOS, IMAGE = 96, 0, 1, 2, 95
+TOKENS = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+DECODER = {
+    **{"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2},
+    **{"num_attention_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.4},
+    "attn_implementation": "eager",
+}
+
+
+def _gpt2():
+    sizes = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    config = GPT2Config(**sizes, initializer_range=0.4, attn_implementation="eager", **TOKENS)
+    return GPT2LMHeadModel(config)
+
+
+def _llama():
+    return LlamaForCausalLM(LlamaConfig(**DECODER, **TOKENS))
+
+
+def _mistral():
+    """Whose cache holds a window of the last tokens."""
+    own = {"sliding_window": 4, "num_key_value_heads": 1}
+    return MistralForCausalLM(MistralConfig(**DECODER, **own, **TOKENS))
+
+
+def _mamba():
+    """Whose cache is a state of one size."""
+    config = MambaConfig(
+        vocab_size=VOCAB,
+        hidden_size=16,
+        state_size=4,
+        num_hidden_layers=2,
+        initializer_range=0.4,
+        **TOKENS,
+    )
+    return MambaForCausalLM(config)
+
+
+def _t5():
+    config = T5Config(
+        vocab_size=VOCAB,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        initializer_factor=2.0,
+        decoder_start_token_id=PAD,
+        **TOKENS,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def _bart():
+    config = BartConfig(
+        vocab_size=VOCAB,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+        init_std=0.4,
+        decoder_start_token_id=BOS,
+        forced_eos_token_id=None,
+        attn_implementation="eager",
+        **TOKENS,
+    )
+    return BartForConditionalGeneration(config)
+
+
+def _llava():
+    """Which reads an image with the prompt, and none with the tokens that follow."""
+    vision = {
+        **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "image_size": 8, "patch_size": 4, "projection_dim": 16},
+    }
+    text = LlamaConfig(**DECODER, **TOKENS)
+    config = LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **vision},
+        text_config=text.to_dict(),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        attn_implementation="eager",
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.update(**TOKENS)
+    return model
+
+
+MAKERS = {
+    "gpt2": _gpt2,
+    "llama": _llama,
+    "mistral": _mistral,
+    "mamba": _mamba,
+    "t5": _t5,
+    "bart": _bart,
+    "llava": _llava,
+}
+DECODERS = ["gpt2", "llama", "mistral"]
+
+
+@pytest.fixture(scope="module")
+def models():
+    torch.manual_seed(0)
+    return {name: make().eval() for name, make in MAKERS.items()}
+
+
+def _ids(rows=2, length=6):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(3, 90, (rows, length), generator=generator)
+
+
+def _inputs(name):
+    if name != "llava":
+        return {"input_ids": _ids()}
+    ids = torch.cat([torch.full((2, 4), IMAGE), _ids()], dim=1)
+    pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    return {"input_ids": ids, "pixel_values": pixels}
+
+
+def _outputs(name):
+    """Mamba has no attentions, and says so."""
+    return EVERYTHING if name != "mamba" else {**EVERYTHING, "output_attentions": False}
+
+
+def _both(monkeypatch, model, make_call, **call):
+    """The patched and the plain run with the same tokens: outputs, and what was warned of."""
+    call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, **call}
+    told = []
+    with patched(model), warnings.catch_warnings(record=True) as ours_told:
+        warnings.simplefilter("always")
+        ours = model.generate(**make_call(), **call, **({"seed": 7} if call["do_sample"] else {}))
+        told.append(sorted({str(warning.message) for warning in ours_told}))
+    sequences = ours if isinstance(ours, torch.Tensor) else ours.sequences
+    with monkeypatch.context() as patches, warnings.catch_warnings(record=True) as theirs_told:
+        warnings.simplefilter("always")
+        start = 0 if isinstance(ours, torch.Tensor) else sequences.shape[1] - len(ours.scores)
+        patches.setattr(torch, "multinomial", Replay(sequences[:, start:]))
+        theirs = model.generate(**make_call(), **call)
+        told.append(sorted({str(warning.message) for warning in theirs_told}))
+    assert told[0] == told[1]
+    return ours, theirs
+
+
+def _assert_equal_outputs(ours, theirs):
+    assert type(ours) is type(theirs) and ours.keys() == theirs.keys()
+    assert torch.equal(ours.sequences, theirs.sequences)
+    for name in ours:
+        if name != CACHE:
+            assert_same(ours[name], theirs[name], name)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "call",
+    [
+        {},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "num_return_sequences": 2},
+        {"do_sample": False},
+        {"eos_token_id": [EOS, 5, 7, 11]},
+        {"use_cache": False},
+        {"remove_invalid_values": True, "renormalize_logits": True, "top_p": 0.9},
+        {"min_new_tokens": 4, "eos_token_id": list(range(2, 40))},
+        {"suppress_tokens": [3, 4], "begin_suppress_tokens": [5], "forced_eos_token_id": EOS},
+    ],
+    ids=str,
+)
+def test_all_that_a_call_returns(models, monkeypatch, name, call):
+    call = {**_outputs(name), **call}
+    ours, theirs = _both(monkeypatch, models[name], lambda: _inputs(name), **call)
+    _assert_equal_outputs(ours, theirs)
+    rows = 2 * call.get("num_return_sequences", 1)
+    assert all(scores.shape == (rows, VOCAB) for scores in ours.scores)
+    assert len(ours.scores) == len(ours.logits) == len(ours.get("hidden_states") or ours.scores)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_an_end_as_a_number_and_as_a_list(models, name):
+    model, call = models[name], {"do_sample": True, "max_new_tokens": 12, "seed": 3}
+    with patched(model):
+        end = model.generate(_ids(), **call, eos_token_id=None)[0, -6].item()
+        one = model.generate(_ids(), **call, eos_token_id=end)
+        assert torch.equal(one, model.generate(_ids(), **call, eos_token_id=[end]))
+        two = model.generate(_ids(), **call, eos_token_id=[end, EOS])
+    ended = two[0].tolist().index(end, 1 if name == "t5" else 6)
+    assert set(two[0, ended + 1 :].tolist()) <= {PAD}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_cache_that_is_handed_on(models, monkeypatch, name):
+    model = models[name]
+    with patched(model):
+        call = {"return_dict_in_generate": True, "do_sample": False}
+        whole = model.generate(_ids(), **call, max_new_tokens=8)
+        first = model.generate(_ids(), **call, max_new_tokens=3)
+        rest = model.generate(first.sequences, **{CACHE: first[CACHE]}, **call, max_new_tokens=5)
+    assert torch.equal(rest.sequences, whole.sequences)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_embeddings_in_the_place_of_ids(models, monkeypatch, name):
+    model = models[name]
+    embeddings = model.get_input_embeddings()(_ids()).detach()
+    call = {**EVERYTHING, "max_new_tokens": 6}
+    alone = _both(monkeypatch, model, lambda: {"inputs_embeds": embeddings}, **call)
+    _assert_equal_outputs(*alone)
+    beside = lambda: {"inputs_embeds": embeddings, "input_ids": _ids()}  # noqa: E731
+    both = _both(monkeypatch, model, beside, **call)
+    _assert_equal_outputs(*both)
+    assert torch.equal(both[0].sequences[:, 6:], alone[0].sequences)
+    lengths = {"max_new_tokens": None, "max_length": 11, "min_length": 9}
+    bounded = _both(monkeypatch, model, lambda: {"inputs_embeds": embeddings}, **call | lengths)
+    _assert_equal_outputs(*bounded)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, "mamba"])
+def test_padding_on_the_left_changes_nothing(models, name):
+    model = models[name]
+    ids, padding = _ids(), torch.full((2, 3), PAD)
+    mask = torch.cat([torch.zeros_like(padding), torch.ones_like(ids)], dim=1)
+    call = {"do_sample": True, "max_new_tokens": 6, "seed": torch.tensor([3, 4])}
+    with patched(model):
+        alone = model.generate(ids, attention_mask=torch.ones_like(ids), **call)
+        padded = model.generate(torch.cat([padding, ids], 1), attention_mask=mask, **call)
+    assert torch.equal(padded[:, 3:], alone)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, "mamba"])
+def test_writing_from_nothing(models, monkeypatch, name):
+    ours, theirs = _both(monkeypatch, models[name], dict, **_outputs(name))
+    _assert_equal_outputs(ours, theirs)
+    assert ours.sequences.shape[0] == 1 and ours.sequences[0, 0] == BOS
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bart"])
+def test_transition_scores_of_sampled_tokens(models, monkeypatch, name):
+    model = models[name]
+    call = {**EVERYTHING, "temperature": 0.7, "eos_token_id": None}
+    ours, theirs = _both(monkeypatch, model, lambda: _inputs(name), **call)
+    for normalize in (True, False):
+        told = [
+            model.compute_transition_scores(out.sequences, out.scores, normalize_logits=normalize)
+            for out in (ours, theirs)
+        ]
+        assert_same(*told, "transition scores")
+    drawn = ours.sequences[:, -8:]
+    logits = torch.stack(ours.logits, dim=1) / 0.7
+    expected = logits.log_softmax(-1).gather(2, drawn[..., None])[..., 0]
+    scores = model.compute_transition_scores(ours.sequences, ours.scores, normalize_logits=True)
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)  # fp32, two ways
+
+
+@pytest.mark.parametrize("cache", ["static", "dynamic"])
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_caches_by_name(models, monkeypatch, name, cache):
+    call = {"return_dict_in_generate": True, "output_scores": True, "cache_implementation": cache}
+    ours, theirs = _both(monkeypatch, models[name], lambda: _inputs(name), **call)
+    assert type(ours[CACHE]) is type(theirs[CACHE])
+    _assert_equal_outputs(ours, theirs)
+
+
+def test_only_the_last_logits_are_computed_or_all(models):
+    with patched(models["llama"]) as model:
+        call = {"do_sample": True, "max_new_tokens": 4, "seed": 5}
+        one, whole = (model.generate(_ids(), **call, logits_to_keep=n) for n in (1, 0))
+    assert torch.equal(one, whole)
+
+
+@pytest.mark.parametrize("start", [{}, {"decoder_input_ids": torch.tensor([[4, 5], [6, 7]])}])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_what_a_decoder_starts_with(models, monkeypatch, name, start):
+    call = {**EVERYTHING, "decoder_start_token_id": 9}
+    ours, theirs = _both(monkeypatch, models[name], lambda: {**_inputs(name), **start}, **call)
+    _assert_equal_outputs(ours, theirs)
+    assert ours.sequences[:, 0].tolist() == [9, 9]
+
+
+def test_outputs_of_an_encoder_that_has_run(models, monkeypatch):
+    model = models["t5"]
+    encoded = model.get_encoder()(_ids(), return_dict=True)
+    ours, theirs = _both(monkeypatch, model, lambda: {"encoder_outputs": encoded}, **EVERYTHING)
+    _assert_equal_outputs(ours, theirs)
+
+
+def test_guidance_away_from_a_prompt(models, monkeypatch):
+    call = {**EVERYTHING, "guidance_scale": 1.5, "negative_prompt_ids": _ids(2, 3)}
+    ours, theirs = _both(monkeypatch, models["llama"], lambda: _inputs("llama"), **call)
+    _assert_equal_outputs(ours, theirs)
+
+
+def test_a_function_of_allowed_tokens(models, monkeypatch):
+    allowed = lambda row, ids: [3 + row, 10 + len(ids)]  # noqa: E731
+    call = {**EVERYTHING, "prefix_allowed_tokens_fn": allowed}
+    ours, theirs = _both(monkeypatch, models["gpt2"], lambda: _inputs("gpt2"), **call)
+    _assert_equal_outputs(ours, theirs)
+    assert ours.sequences[1, 6].item() in (4, 16)
+
+
+class Favour(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        scores[:, 7] += 3.0
+        return scores
+
+
+class StopAfter(StoppingCriteria):
+    """Row by row, a step later each."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids.shape[1] >= torch.tensor([9, 10])
+
+
+def test_processors_and_criteria_of_the_user(models, monkeypatch):
+    call = {
+        **EVERYTHING,
+        "logits_processor": LogitsProcessorList([Favour()]),
+        "stopping_criteria": StoppingCriteriaList([StopAfter()]),
+    }
+    ours, theirs = _both(monkeypatch, models["gpt2"], lambda: _inputs("gpt2"), **call)
+    _assert_equal_outputs(ours, theirs)
+    assert ours.sequences.shape[1] == 10
+
+
+def test_settings_of_a_configuration_of_the_model_and_of_the_call(models, monkeypatch):
+    model = models["gpt2"]
+    config = GenerationConfig(temperature=0.5, top_k=7, max_new_tokens=5, **TOKENS)
+    call = {**EVERYTHING, "top_k": 3}
+    with monkeypatch.context() as patches:
+        patches.setattr(model.generation_config, "top_p", 0.8)
+        make = lambda: {**_inputs("gpt2"), "generation_config": config}  # noqa: E731
+        ours, theirs = _both(monkeypatch, model, make, **call, max_new_tokens=None)
+    _assert_equal_outputs(ours, theirs)
+    assert all((scores > -torch.inf).sum(1).max() <= 3 for scores in ours.scores)
+
+
+@pytest.mark.parametrize("mode", ["inference", "autocast"])
+def test_modes_of_pytorch(models, monkeypatch, mode):
+    context = torch.inference_mode() if mode == "inference" else torch.autocast("cpu")
+    with context:
+        ours, theirs = _both(monkeypatch, models["llama"], lambda: _inputs("llama"), **EVERYTHING)
+    _assert_equal_outputs(ours, theirs)
+
+
+def test_rows_that_end_together_and_apart(models, monkeypatch):
+    """All rows end at the first token; or each at its own, the later ones padded."""
+    for ends in (list(range(2, VOCAB)), list(range(2, 30))):
+        call = {**EVERYTHING, "eos_token_id": ends}
+        ours, theirs = _both(monkeypatch, models["gpt2"], lambda: _inputs("gpt2"), **call)
+        _assert_equal_outputs(ours, theirs)
+
+
+WRONG = {
+    "a misspelt argument": {"temprature": 1.0},
+    "an argument of another model": {"pixel_values": torch.zeros(2, 3, 8, 8)},
+    "several sequences, greedily": {"do_sample": False, "num_return_sequences": 2},
+    "a temperature of 0": {"temperature": 0.0},
+    "a negative temperature": {"temperature": -1.0},
+    "top-p above 1": {"top_p": 1.5},
+    "top-k below 0": {"top_k": -3},
+    "no new tokens, but fewer than given": {"max_new_tokens": None, "max_length": 3},
+    "a criterion that the configuration makes": {
+        "stopping_criteria": StoppingCriteriaList([MaxLengthCriteria(4)])
+    },
+    "a processor that the configuration makes": {
+        "min_length": 5,
+        "logits_processor": LogitsProcessorList([MinLengthLogitsProcessor(10, EOS)]),
+    },
+    "an unknown cache": {"cache_implementation": "huge"},
+    "a cache beside its kind": {"cache_implementation": "static", CACHE: 5},
+    "stop strings without a tokenizer": {"stop_strings": ["x"]},
+    "a streamer beside beams": {"num_beams": 2, "streamer": object()},
+    "a mask of another shape": {"attention_mask": torch.ones(2, 3, 3)},
+}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_calls_fail_as_they_did(models, monkeypatch, name, wrong):
+    model = models[name]
+    call = {"do_sample": True, "max_new_tokens": 4, **_inputs(name), **WRONG[wrong]}
+
+    def said():
+        try:
+            return tuple(model.generate(**call).shape)
+        except Exception as error:
+            return type(error), str(error)
+
+    torch.manual_seed(0)
+    plain = said()
+    with patched(model):
+        assert said() == plain
