@@ -83,8 +83,32 @@ class Call:
             self.asked_for = self.asked_for or (None if self._seed is None else "seed")
         self._reached = True
         self._sampled |= config.do_sample
-        sequences = max(config.num_return_sequences or 1, self._sequences)
         places = protocol.places_in_outer_call(model)
+        with torch.device("cpu"):  # whatever the default is
+            known = self._known_rows(model, rows, config, places)
+            index = torch.zeros(rows, dtype=torch.int64)  # beyond the places: padding to a size
+            counted = rows if places is None else len(places)
+            index[:counted] = torch.arange(rows) if places is None else torch.tensor(places)
+            seeds = torch.tensor(0) if known.seeds is None else known.seeds
+            steps = known.next_steps[index] if known.next_steps.any() else torch.tensor(0)
+        draws = LoopDraws(
+            (seeds[index] if seeds.dim() else seeds).to(device),
+            steps.to(device),
+            {name: value[index].to(device) for name, value in known.values.items()},
+            torch.zeros(rows, dtype=torch.int64, device=device),
+        )
+        self._open_loops += 1
+        try:
+            yield draws
+        finally:
+            self._open_loops -= 1
+        known.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
+
+    def _known_rows(
+        self, model: Any, rows: int, config: GenerationConfig, places: list[int] | None
+    ) -> _Rows:
+        """The rows that a loop goes on with, or begins with."""
+        sequences = max(config.num_return_sequences or 1, self._sequences)
         level = self._open_loops
         known = self._rows[level] if level < len(self._rows) else None
         if known is None or (places is None and rows != len(known.next_steps)):
@@ -99,22 +123,7 @@ class Call:
             total = len(known.next_steps)
             seeds = self._seeds(model, total, sequences, places is not None)
             known.seeds = seeds + level * _LOOP_GAP
-        index = torch.zeros(rows, dtype=torch.int64)  # rows beyond the places pad to a static size
-        counted = rows if places is None else len(places)
-        index[:counted] = torch.arange(rows) if places is None else torch.tensor(places)
-        seeds = torch.tensor(0) if known.seeds is None else known.seeds
-        draws = LoopDraws(
-            (seeds[index] if seeds.dim() else seeds).to(device),
-            (known.next_steps[index] if known.next_steps.any() else torch.tensor(0)).to(device),
-            {name: value[index].to(device) for name, value in known.values.items()},
-            torch.zeros(rows, dtype=torch.int64, device=device),
-        )
-        self._open_loops += 1
-        try:
-            yield draws
-        finally:
-            self._open_loops -= 1
-        known.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
+        return known
 
     def has(self, model: Any) -> bool:
         """Whether a loop of `model` is a part of the call."""
@@ -130,7 +139,8 @@ class Call:
         self._reached = True
         self._sampled |= bool(samples)
         if self._generator is not None:
-            self._seed = int(torch.randint(2**63 - 1, (), generator=self._generator))
+            fresh = torch.randint(2**63 - 1, (), generator=self._generator, device="cpu")
+            self._seed = int(fresh)
         return self._values | ({} if self._seed is None else {"seed": self._seed})
 
     def close(self) -> None:

@@ -84,7 +84,9 @@ def fuse(manager: Any, config: GenerationConfig) -> FusedManager:
         manager.model, config, manager.num_return_sequences, batching.drop_unsupported_processors
     )
     seed = batching.seed if batching.seed is not None else getattr(config, "seed", None)
-    manager._seeds = None if seed is None else torch.Generator().manual_seed(seed + ranks.dp_rank)
+    manager._seeds = (
+        None if seed is None else torch.Generator("cpu").manual_seed(seed + ranks.dp_rank)
+    )
     # It would seed PyTorch's default generator, in the thread of the loop, at any time between two
     # requests that take their seeds from there.
     ranks.set_tp_seed = lambda seed, model_device: None
@@ -154,7 +156,8 @@ class FusedManager(ContinuousBatchingManager):
         settings = {name: value for name, value in settings.items() if value is not None}
         self.logit_processor.check_kwargs(settings)
         if "seed" not in settings:
-            settings["seed"] = int(torch.randint(2**63 - 1, (), generator=self._seeds))
+            fresh = torch.randint(2**63 - 1, (), generator=self._seeds, device="cpu")
+            settings["seed"] = int(fresh)
         settings["seed"] = signed_word("seed", settings["seed"])  # Python's, which may be added to
         return super().add_request(input_ids, *args, **kwargs | settings)
 

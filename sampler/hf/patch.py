@@ -183,7 +183,7 @@ def _generate(
         kwargs.pop(name)
         kwargs |= {name: warpers.PLACEHOLDERS[name]} if samples else {}
     if (call := _open_call(model)) and not given:
-        call.take(values)  # called by a model's own `generate`: part of that
+        call.take(values)  # by a model's own `generate`, or by that of a model around it
         return original(model, *args, **kwargs)
     if not given:
         seed = _setting("seed", model, *args[:2], **kwargs)
@@ -302,7 +302,7 @@ def _generate_batch(
     else:
         check_generator(own.get("seed"), generator)
         if generator is not None:
-            own["seed"] = int(torch.randint(2**63 - 1, (), generator=generator))
+            own["seed"] = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
         elif own.get("seed") is None:
             own["seed"] = _setting("seed", model, **config)
         if own["seed"] is not None and not _setting("do_sample", model, **config):

@@ -283,6 +283,18 @@ def test_a_streamer_by_place_is_ended_by_an_error(model):
     streamer.end.assert_called_once()
 
 
+@pytest.mark.parametrize("seed", [None, 7, torch.tensor([3, 4])], ids=str)
+def test_another_default_device(seed):
+    values = {"temperature": torch.tensor([0.5, 1.5])}
+    config = GenerationConfig(do_sample=True, num_return_sequences=2)
+    call = hf_patch.Call(seed, values=values)
+    model = mock.Mock(config=GPT2Config(), _device_mesh=None)
+    with torch.device("meta"), call.loop(model, 4, config, torch.device("cpu")) as draws:
+        draws.lengths += 1
+    devices = {tensor.device.type for tensor in (draws.seed, draws.first_step, draws.lengths)}
+    assert devices == {"cpu"} == {value.device.type for value in draws.values.values()}
+
+
 # Parameters as tensors
 
 BY_PROMPT = {
