@@ -30,6 +30,7 @@ from transformers import LogitsProcessorList
 
 from ..api import sample
 from ..hf import fused_generate
+from ..hf.patch import continuous
 from ..models.load import LoadedModel, load_model
 from ..models.quiet import quiet_transformers
 from ..views.files import writing
@@ -38,11 +39,6 @@ from .cases import CASES
 from .report import counted
 from .results import facts
 from .runs import OURS, SAMPLERS, THEIRS, Draws, Run, prompts, replaced
-
-try:
-    from .continuous import generate_batch
-except ImportError:  # before transformers 5.24
-    generate_batch = None  # type: ignore[assignment]
 
 BATCHES = (1, 8, 32)
 MEASURED = ("top-k 50 + top-p 0.9", "top-p 0.9")
@@ -113,7 +109,9 @@ def generate(loaded: LoadedModel, sampler: str, case: str, batch: int, new_token
 
 
 CALLS: dict[str, Callable[..., Run]] = {"generate": generate}
-if generate_batch is not None:
+if continuous is not None:  # with older transformers there is nothing to time
+    from .continuous import generate_batch
+
     CALLS["generate_batch"] = generate_batch
 
 
