@@ -15,10 +15,9 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
+from tiny_transformers import tiny_llama  # noqa: E402
 from transformers import (  # noqa: E402
     GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     TopPLogitsWarper,
 )
 
@@ -52,19 +51,7 @@ VOCAB = 64
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.4,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=None,
-    )
-    model = patch(LlamaForCausalLM(config).eval())
+    model = patch(tiny_llama(num_hidden_layers=2, max_position_embeddings=256, bos_token_id=1))
     model.generation_config.eos_token_id = -1  # as transformers sets it, with a warning
     return model
 

@@ -16,6 +16,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from replay import CACHE, EVERYTHING, Replay, assert_same  # noqa: E402
+from tiny_transformers import tiny_t5  # noqa: E402
 from transformers import (  # noqa: E402
     GPT2Config,
     GPT2LMHeadModel,
@@ -27,8 +28,6 @@ from transformers import (  # noqa: E402
     StaticCache,
     StoppingCriteria,
     StoppingCriteriaList,
-    T5Config,
-    T5ForConditionalGeneration,
     TextIteratorStreamer,
     TopPLogitsWarper,
     WatermarkingConfig,
@@ -74,18 +73,7 @@ def _llama():
 
 
 def _t5():
-    config = T5Config(
-        vocab_size=VOCAB,
-        d_model=16,
-        d_kv=8,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-        initializer_factor=2.0,
-        decoder_start_token_id=PAD,
-        **TOKENS,
-    )
-    return T5ForConditionalGeneration(config)
+    return tiny_t5(vocab_size=VOCAB, **TOKENS)
 
 
 @pytest.fixture(scope="module")

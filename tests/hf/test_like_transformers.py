@@ -15,6 +15,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from replay import CACHE, EVERYTHING, Replay, assert_same  # noqa: E402
+from tiny_transformers import tiny_t5  # noqa: E402
 from transformers import (  # noqa: E402
     BartConfig,
     BartForConditionalGeneration,
@@ -35,8 +36,6 @@ from transformers import (  # noqa: E402
     MistralForCausalLM,
     StoppingCriteria,
     StoppingCriteriaList,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from fused_sampler.hf import patched  # noqa: E402
@@ -80,18 +79,7 @@ def _mamba():
 
 
 def _t5():
-    config = T5Config(
-        vocab_size=VOCAB,
-        d_model=16,
-        d_kv=8,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-        initializer_factor=2.0,
-        decoder_start_token_id=PAD,
-        **TOKENS,
-    )
-    return T5ForConditionalGeneration(config)
+    return tiny_t5(vocab_size=VOCAB, **TOKENS)
 
 
 def _bart():

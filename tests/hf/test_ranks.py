@@ -10,23 +10,14 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
+from tiny_transformers import tiny_llama  # noqa: E402
+
 RANK = Path(__file__).parents[1] / "helpers" / "rank.py"
 
 
 def test_ranks_of_a_tensor_parallel_model_draw_the_same(tmp_path):
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.4,
-        pad_token_id=0,
-        eos_token_id=None,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_llama().save_pretrained(tmp_path)
     ranks = [
         subprocess.Popen(
             [sys.executable, RANK, str(rank), "2", tmp_path],

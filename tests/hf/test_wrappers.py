@@ -11,9 +11,10 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
+from tiny_transformers import tiny_llama  # noqa: E402
 from torch.distributed.fsdp import fully_shard  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers import LlamaForCausalLM  # noqa: E402
 
 from fused_sampler.hf import fused_generate, patch, patched, unpatch  # noqa: E402
 
@@ -26,18 +27,7 @@ SAMPLE = {"do_sample": True, "max_new_tokens": 6, "top_k": 0, "seed": 7}
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.4,
-        pad_token_id=0,
-        eos_token_id=None,
-    )
-    return LlamaForCausalLM(config).eval()
+    return tiny_llama()
 
 
 @pytest.fixture
