@@ -395,6 +395,8 @@ def test_a_callable_around_ours_keeps_the_streamer(gpt2):
     out = gpt2.generate(**call, streamer=recorder, custom_generate=_wrapped)
     assert torch.equal(out, _fused(gpt2, **call, streamer=expected))
     assert list(map(str, recorder.calls)) == list(map(str, expected.calls))
+    with pytest.raises(ValueError, match="ask for assisted generation"):
+        gpt2.generate(**call, assistant_model=gpt2, custom_generate=_wrapped)
 
 
 class Raise(LogitsProcessor):
