@@ -145,13 +145,12 @@ def test_rows_of_a_batch_that_need_nothing_are_left_alone():
     )
 
 
-@pytest.mark.parametrize("splits", [1, 7])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("splits", "dtype"), [(7, torch.float32), (1, torch.bfloat16)], ids=str)
 def test_many_thresholds(splits, dtype, monkeypatch):
     """Small lists and bins, so that windows overflow: all ways to a threshold, at many places."""
     monkeypatch.setattr(launch, "SIZES", SMALL._replace(list=64, splits=splits))
     share = torch.linspace(0.01, 0.999, 6)
-    for kind in ("random", "flat", "tied"):
+    for kind in ("random", "flat", "tied", "descending"):
         logits = on_device(kind, 6, 1500, dtype)
         assert_equals_reference(logits, top_p=share.to(logits.device))
         assert_equals_reference(logits, top_k=(share * 1500).long().to(logits.device))
