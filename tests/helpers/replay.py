@@ -23,7 +23,10 @@ class Replay:
 
 
 def assert_same(ours, theirs, name):
-    """Equal tensors in equally nested tuples; scores may differ in the last bit of a division."""
+    """Equal tensors in equally nested tuples and caches.
+
+    Scores may differ in the last bit of a division.
+    """
     assert type(ours) is type(theirs), name
     if isinstance(ours, tuple):
         assert len(ours) == len(theirs), name
@@ -32,10 +35,21 @@ def assert_same(ours, theirs, name):
     elif isinstance(ours, torch.Tensor):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, name
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0, msg=name)
-    else:
-        assert ours is None or hasattr(ours, "get_seq_length"), name
-        if ours is not None:
-            assert ours.get_seq_length() == theirs.get_seq_length()
+    elif ours is not None:
+        held = tuple(_held(ours))
+        assert held, f"{name} is no cache, or an empty one"
+        assert_same(held, tuple(_held(theirs)), name)
+
+
+def _held(part):
+    """The tensors of a cache, be they its layers' or those of the caches that it is made of."""
+    if isinstance(part, torch.Tensor):
+        yield part
+    elif isinstance(part, list | tuple | dict):
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from _held(inner)
+    elif type(part).__module__ == "transformers.cache_utils":
+        yield from _held(vars(part))
 
 
 EVERYTHING = {
