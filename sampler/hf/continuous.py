@@ -4,7 +4,7 @@ transformers' manager keeps its scheduler, cache, CUDA graphs and compiled passe
 what lies between logits and token: one call of `sample` for all requests of a step, each with
 parameters, seed and step of its own, in the place of two sorts, a softmax and a multinomial.
 
-Needs transformers 5.20 or newer; the tests ran with 5.20.0, 5.23.0 and 5.24.0.
+Needs transformers 5.20 or newer; the tests ran with each minor version up to 5.24.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from transformers.generation.continuous_batching.continuous_api import (
 )
 from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingAsyncIOs
 from transformers.generation.continuous_batching.model_runner import ModelRunner
-from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
-from transformers.generation.continuous_batching.utils import logger
+from transformers.generation.continuous_batching.requests import (
+    RequestState,
+    RequestStatus,
+    logger,
+)
 
 from ..api import mask_logits, sample
 from ..contract.draws import signed_word

@@ -41,6 +41,7 @@ from transformers.generation.continuous_batching.model_runner import ModelRunner
 from transformers.generation.continuous_batching.offloading_manager import (  # noqa: E402
     OffloadingManager,
 )
+from transformers.generation.continuous_batching.requests import RequestState  # noqa: E402
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11], [12], [13, 14] * 10]
 SEEDS = [3, 4, 5, 6]
@@ -270,6 +271,11 @@ def test_parameters_of_the_configuration_hold_for_requests_without(model, only_o
 def test_greedy(model, only_ours):
     expected = [_alone(model, prompt, do_sample=False) for prompt in PROMPTS]
     assert _batch(model, settings=_settings(do_sample=False)) == expected
+
+
+def test_a_temperature_near_0_in_the_configuration_is_greedy(model):
+    expected = [_alone(model, prompt, do_sample=False) for prompt in PROMPTS]
+    assert _batch(model, settings=_settings(temperature=1e-6), seed=SEEDS) == expected
 
 
 def test_further_sequences_of_a_prompt(model):
@@ -623,6 +629,15 @@ def test_a_request_that_cannot_be_drawn_for_fails_alone(
     ]
     assert "request req_2 cannot be sampled at new token 3" in failed.error
     assert failed.generated_tokens == _alone(model, bad, seed=99)[:3]
+
+
+def test_a_request_that_is_gone_does_not_fail(model):
+    """Its last batch may be under way when it is cancelled, or has to leave the cache."""
+    manager = model.init_continuous_batching(_settings(), _batching())
+    gone = RequestState("gone", PROMPTS[0])
+    manager._create_batch_processor()._fail(gone)
+    manager.destroy()
+    assert manager.output_router.output_queue.empty() and gone.error is None
 
 
 @pytest.mark.parametrize("is_asynchronous", [False, True])
