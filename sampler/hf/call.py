@@ -2,7 +2,7 @@
 
 Most models decode in one loop. Some call `generate` again and again: Whisper for each piece of a
 long recording, and once more for a piece that came out badly; Bark with one model after another.
-The draws then go on: each row keeps its seed, and its next token has the step after its last one.
+The draws then go on: each row keeps its seed, and its next draw has the step after its last one.
 Some have a second model's loop within each step of the first, as Moshi has; that one draws with
 seeds of its own.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,11 +37,15 @@ class LoopDraws:
 
 @dataclass
 class _Rows:
-    """The rows that loops share which run one after the other."""
+    """The rows that loops share which run one after the other.
 
-    seeds: torch.Tensor | None  # int64 on the CPU: 0-dimensional, or [rows]; None: not needed yet
+    Seeds and values come with the first loop that draws: greedy loops may have rows of other
+    prompts before, as where the last token of each prompt is healed.
+    """
+
     next_steps: torch.Tensor  # int64 on the CPU, [rows]
-    values: dict[str, torch.Tensor]  # on the CPU, [rows] each
+    seeds: torch.Tensor | None = None  # int64 on the CPU: 0-dimensional, or [rows]
+    values: dict[str, torch.Tensor] = field(default_factory=dict)  # on the CPU, [rows] each
 
 
 class Call:
@@ -102,7 +106,8 @@ class Call:
             yield draws
         finally:
             self._open_loops -= 1
-        known.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
+        if config.do_sample:
+            known.next_steps[index[:counted]] += draws.lengths.cpu()[:counted]
 
     def _known_rows(
         self, model: Any, rows: int, config: GenerationConfig, places: list[int] | None
@@ -113,14 +118,14 @@ class Call:
         known = self._rows[level] if level < len(self._rows) else None
         if known is None or (places is None and rows != len(known.next_steps)):
             first = 0 if known is None else int(known.next_steps.max())
-            values = {
-                name: _by_row(name, value.detach().cpu(), rows, sequences, model)[0]
+            known = _Rows(torch.full((rows,), first))
+            self._rows[level:] = [known]
+        if known.seeds is None and config.do_sample:
+            total = len(known.next_steps)
+            known.values = {
+                name: _by_row(name, value.detach().cpu(), total, sequences, model)[0]
                 for name, value in self._values.items()
             }
-            known = _Rows(None, torch.full((rows,), first), values)
-            self._rows[level:] = [known]
-        if known.seeds is None and (config.do_sample or self._seed is not None):
-            total = len(known.next_steps)
             seeds = self._seeds(model, total, sequences, places is not None)
             known.seeds = seeds + level * _LOOP_GAP
         return known

@@ -16,6 +16,8 @@ transformers = pytest.importorskip("transformers", reason="needs the `hf` extra"
 
 from replay import CACHE, EVERYTHING, Replay, assert_same  # noqa: E402
 from tiny_transformers import tiny_t5  # noqa: E402
+from tokenizers import Tokenizer, decoders  # noqa: E402
+from tokenizers.models import BPE  # noqa: E402
 from transformers import (  # noqa: E402
     BartConfig,
     BartForConditionalGeneration,
@@ -34,6 +36,7 @@ from transformers import (  # noqa: E402
     MinLengthLogitsProcessor,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedTokenizerFast,
     StoppingCriteria,
     StoppingCriteriaList,
 )
@@ -380,6 +383,42 @@ def test_rows_that_end_together_and_apart(models, monkeypatch):
         call = {**EVERYTHING, "eos_token_id": ends}
         ours, theirs = _both(monkeypatch, models["gpt2"], lambda: _inputs("gpt2"), **call)
         _assert_equal_outputs(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Of the letters a to c, and of some words of them, which tokens may be parts of."""
+    words = ["<pad>", "<bos>", "<eos>", "<unk>", "a", "b", "c", "ab", "abc", "bc", "ca", "cab"]
+    merges = [("a", "b"), ("ab", "c"), ("b", "c"), ("c", "a"), ("ca", "b")]
+    core = Tokenizer(BPE({word: i for i, word in enumerate(words)}, merges, unk_token="<unk>"))
+    core.decoder = decoders.Fuse()
+    names = {name: f"<{name[:3]}>" for name in ("pad_token", "bos_token", "eos_token", "unk_token")}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names, padding_side="left")
+
+
+HALF_WORDS = torch.tensor([[6, 6, 6, 6], [5, 4, 6, 6], [4, 4, 4, 8]])  # the last is a whole one
+
+
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_a_last_token_that_is_healed(models, monkeypatch, tokenizer, do_sample):
+    call = {**EVERYTHING, "token_healing": True, "tokenizer": tokenizer, "do_sample": do_sample}
+    ours, theirs = _both(monkeypatch, models["llama"], lambda: {"input_ids": HALF_WORDS}, **call)
+    _assert_equal_outputs(ours, theirs)
+    healed = (ours.sequences[:, :4] != HALF_WORDS).any(1)
+    assert healed[:2].any() and not healed[2]
+
+
+def test_a_healed_prompt_goes_on_with_its_seed_in_any_batch(models, tokenizer):
+    call = {"do_sample": True, "max_new_tokens": 6, "eos_token_id": None}
+    call |= {"token_healing": True, "tokenizer": tokenizer}
+    seeds, temperature = torch.tensor([3, 4, 5]), torch.tensor([0.7, 1.0, 1.3])
+    with patched(models["llama"]) as model:
+        together = model.generate(HALF_WORDS, **call, seed=seeds, temperature=temperature)
+        for row in range(3):
+            one = slice(row, row + 1)
+            settings = {"seed": seeds[one], "temperature": temperature[one]}
+            alone = model.generate(HALF_WORDS[one], **call, **settings)
+            assert torch.equal(alone[0], together[row, : alone.shape[1]]), "then padding"
 
 
 WRONG = {
