@@ -108,13 +108,10 @@ def exp2(z):
 
 
 @device
-def scale_sum(total, block_key, row_max, c):
-    """A sum of weights inside a block, uint64, in units of mass.
-
-    The block's scale is `mantissa * 2**-shift`. From z = -49 down the shift is 63 and the result 0.
-    """
+def block_scale(block_key, row_max, c):
+    """A block's scale `2**z` as a mantissa, uint64 in units of 2**-24, and an exponent, int32."""
     z = (value_of(block_key) - row_max) * c
-    z = z if z > np.float32(-50.0) else np.float32(-50.0)
+    z = z if z > np.float32(-64.0) else np.float32(-64.0)
     shifted = z + _TO_INTEGER
     n = np.int32(bits_of(shifted) - bits_of(_TO_INTEGER))
     f = z - (shifted - _TO_INTEGER)
@@ -124,6 +121,12 @@ def scale_sum(total, block_key, row_max, c):
     p = p * f + _C2
     p = p * f + _C1
     p = p * f + _C0
-    mantissa = np.uint64(np.int32(p * np.float32(16777216.0)))
+    return np.uint64(np.int32(p * np.float32(16777216.0))), n
+
+
+@device
+def scale_sum(total, block_key, row_max, c):
+    """A sum of weights inside a block, uint64, in units of mass."""
+    mantissa, n = block_scale(block_key, row_max, c)
     shift = np.int32(14 - n)
     return (total * mantissa) >> np.uint64(min(shift, np.int32(63)))

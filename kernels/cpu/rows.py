@@ -128,22 +128,34 @@ def _compile(sources):
                 break
             params = pointer(table + 8 * table_stride * b, np.float64)
             temperature, c = np.float32(params[0]), np.float32(params[1])
-            top_k, top_p = np.int64(params[2]), params[3]
-            min_p_log2, epsilon_log2 = np.float32(params[4]), np.float32(params[5])
+            top_n_sigma, top_k, top_p = np.float32(params[2]), np.int64(params[3]), params[4]
+            min_p_log2, epsilon_log2 = np.float32(params[5]), np.float32(params[6])
+            eta_log2, top_a_log2 = np.float32(params[7]), np.float32(params[8])
             words = pointer(logits + stride_bytes * b, kind)
             greedy = temperature < _GREEDY_BELOW
-            has_min_p = min_p_log2 > -np.inf
-            filtered = top_k < vocab or top_p < 1 or has_min_p or epsilon_log2 > -np.inf
+            by_value = max(min_p_log2, epsilon_log2, eta_log2, top_a_log2) > -np.inf
+            filtered = top_n_sigma < np.inf or top_k < vocab or top_p < 1 or by_value
             # Near masses tell nearly every draw; any of many draws may need the exact ones.
             only_tokens = purpose == TOKENS and logprobs == 0
             few_draws = only_tokens and num_samples <= _FEW_DRAWS
             try_near = few_draws and not filtered and c >= LEAST_C
-            # The mass of the whole row is needed by top-p and epsilon, and by the draw.
-            whole_mass = (not greedy) and top_k >= vocab and (top_p < 1 or not has_min_p)
-            with_sums = whole_mass and not try_near
+            # The mass of the whole row is needed by top-p as the first filter, and by the draw.
+            first_is_p = top_p < 1 and top_k >= vocab and top_n_sigma == np.inf
+            with_sums = (not greedy) and (first_is_p or not filtered) and not try_near
             best = summarize(words, vocab, c, space.maxima, space.sums, with_sums)
             row = Row(
-                words, vocab, num_blocks, value_of(best), c, top_k, top_p, min_p_log2, epsilon_log2
+                words,
+                vocab,
+                num_blocks,
+                value_of(best),
+                c,
+                top_n_sigma,
+                top_k,
+                top_p,
+                min_p_log2,
+                epsilon_log2,
+                eta_log2,
+                top_a_log2,
             )
             valid = FORBIDDEN < best < INFINITE_KEY
             threshold, kept, blocks, total = np.int64(LOWEST_KEY), 0, 0, 0

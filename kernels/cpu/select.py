@@ -2,7 +2,7 @@
 
 Every filter keeps the logits from a threshold up, and each threshold is the largest key at which a
 measure of {x >= key} reaches what is needed: the count reaches k (top-k), or the mass reaches
-P = max(1, ceil(p * mass(K))) (top-p; contract section 4). Min-p and epsilon name a value.
+P = max(1, ceil(p * mass(K))) (top-p; contract section 4). All others name a value.
 
     2a bracket  low <= threshold < high, from the block table (`block_bound`, `mass_bounds`)
     2b collect  the logits in the bracket into a list (`collect.py`)
@@ -22,10 +22,13 @@ import numpy as np
 from .arithmetic import BLOCK, FORBIDDEN, LOWEST_KEY, key_of_float, scale_sum, value_of
 from .collect import collect, measure_mass, weigh_list
 from .compiling import device
+from .depth import weigh
 from .refine import guess
 from .search import EXACT, search_threshold
+from .spread import largest_root, variance
 
 COUNT, MASS = 0, 1  # measures
+EPSILON, ETA = 0, 1  # cutoffs by probability; the third is top-a
 _NOTHING = np.int64(2**31)  # above all keys: where no list stands
 
 
@@ -59,8 +62,8 @@ def lowest_key_from(row, value):
 
 
 @device
-def epsilon_value(epsilon_log2, total):
-    """The lowest z of a token with the share `epsilon` of the mass `total` = mass(K), fp32."""
+def log2_mass(total):
+    """log2 of a mass in units of the best token's, fp64: 32 bits behind the point, by squaring."""
     exponent = np.int64(0)
     y = np.uint64(total)
     while y >> np.uint64(exponent + 1) != 0:
@@ -75,8 +78,31 @@ def epsilon_value(epsilon_log2, total):
         bit = y >> np.uint64(32)
         y >>= bit
         fraction = fraction * np.uint64(2) + bit
-    logarithm = np.float64(exponent * 2**32 + np.int64(fraction)) * 2.0**-32
-    return min(np.float32(0.0), np.float32(np.float64(epsilon_log2) + (logarithm - 40.0)))
+    return np.float64(exponent * 2**32 + np.int64(fraction)) * 2.0**-32 - 40.0
+
+
+@device
+def sigma_value(row, space):
+    """The lowest z that top-n-sigma keeps, fp32."""
+    if row.top_n_sigma == np.inf:
+        return np.float32(-np.inf)
+    n = np.float64(row.top_n_sigma) * np.float64(row.c)
+    return np.float32(-largest_root(n * n * variance(row, space)))
+
+
+@device
+def cutoff_value(row, space, low, cutoff):
+    """The lowest z that a cutoff by probability keeps of the logits from `low` up, fp32."""
+    mass, depth = weigh(row, space, low, cutoff == ETA)
+    if cutoff == EPSILON:
+        value = np.float64(row.epsilon_log2) + log2_mass(mass)
+    elif cutoff == ETA:
+        eta_log2 = np.float64(row.eta_log2)
+        mean = np.float64(depth) / np.float64(mass)
+        value = min(eta_log2 + log2_mass(mass), eta_log2 * 0.5 - mean)
+    else:
+        value = np.float64(row.top_a_log2) - log2_mass(mass)
+    return min(np.float32(0.0), np.float32(value))  # the best token stays
 
 
 @device
@@ -189,8 +215,12 @@ def select(row, space):
     """
     end = np.int64(key_of_float(row.maximum)) + 1
     low = np.int64(LOWEST_KEY)
-    floor = lowest_key_from(row, row.min_p_log2) if row.min_p_log2 > -np.inf else low
-    has_k, has_p = row.top_k < row.vocab, row.top_p < 1
+    has_sigma, has_k, has_p = row.top_n_sigma < np.inf, row.top_k < row.vocab, row.top_p < 1
+    if has_sigma:
+        low = lowest_key_from(row, sigma_value(row, space))
+    floor = low
+    if row.min_p_log2 > -np.inf:
+        floor = max(low, lowest_key_from(row, row.min_p_log2))
     start, stop = _NOTHING, _NOTHING
     blocks, listed, above, kept = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     if has_k:
@@ -206,7 +236,7 @@ def select(row, space):
         low = search_threshold(space.keys, space.measure, listed, need, low, end, EXACT)
     elif has_p:
         tops, size = space.maxima, row.num_blocks
-        if has_k:
+        if has_sigma or has_k:
             start, stop, blocks, listed, above, kept = settle(
                 row, space, low, start, stop, blocks, listed, above
             )
@@ -216,15 +246,10 @@ def select(row, space):
         lower, upper = mass_bounds(row, space, tops, size, need, low, end)
         low, start, stop, blocks, listed, above = find(row, space, MASS, need, total, lower, upper)
     low = max(low, floor)
-    if row.epsilon_log2 > -np.inf:
-        if has_k or has_p or row.min_p_log2 > -np.inf:
-            start, stop, blocks, listed, above, kept = settle(
-                row, space, low, start, stop, blocks, listed, above
-            )
-            total = weigh_blocks(row, space.tops, space.sums, space.mass, blocks)
-        else:
-            total = weigh_blocks(row, space.maxima, space.sums, space.mass, row.num_blocks)
-        low = max(low, lowest_key_from(row, epsilon_value(row.epsilon_log2, total)))
+    for cutoff, log2 in enumerate((row.epsilon_log2, row.eta_log2, row.top_a_log2)):
+        if log2 > -np.inf:
+            value = cutoff_value(row, space, low, cutoff)
+            low = max(low, lowest_key_from(row, value))
     start, stop, blocks, listed, above, kept = settle(
         row, space, low, start, stop, blocks, listed, above
     )

@@ -23,10 +23,13 @@ class Row(NamedTuple):
     num_blocks: int
     maximum: Any  # fp32
     c: Any  # fp32
+    top_n_sigma: Any  # fp32
     top_k: Any  # int64
     top_p: Any  # fp64
     min_p_log2: Any  # fp32
     epsilon_log2: Any  # fp32
+    eta_log2: Any  # fp32
+    top_a_log2: Any  # fp32
 
 
 class Space(NamedTuple):

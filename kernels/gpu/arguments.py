@@ -21,12 +21,18 @@ class Column(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """The filters' parameters: columns in the kernels, numbers of one row in `select.py`."""
+    """The filters' parameters: columns in the kernels, numbers of one row in `select.py`.
 
+    What most batches do without is None there: off in all rows, and not compiled in.
+    """
+
+    top_n_sigma: Any  # fp32 n; inf is off
     top_k: Any  # int64 in [1, V]; V is off
     top_p: Any  # fp64 (widened fp32) in [0, 1]; 1 is off
     min_p: Any  # fp32 log2(min_p); -inf is off
-    epsilon_cutoff: Any  # fp32 log2(epsilon); -inf is off; None: of all rows, and not compiled in
+    epsilon_cutoff: Any  # fp32 log2(epsilon); -inf is off
+    eta_cutoff: Any  # fp32 log2(eta); -inf is off
+    top_a: Any  # fp32 log2(a); -inf is off
 
 
 class Table(NamedTuple):
@@ -34,6 +40,9 @@ class Table(NamedTuple):
 
     maxima_ptr: Any  # like logits
     sums_ptr: Any  # int64: of the weights that count
+    depths_ptr: Any = None  # int64, `depth.py`, and `spread.py`; None where no row needs them
+    moments_ptr: Any = None
+    squares_ptr: Any = None
 
 
 class Info(NamedTuple):
@@ -99,14 +108,43 @@ def of_row(column, pid_b, dtype: tl.constexpr):
 
 
 @triton.jit
+def of_row_or(column, off, pid_b):
+    """A row's value, fp32, from a Column; where there is none `off`, which LLVM sees through."""
+    if column is None:
+        return tl.full([], off, tl.float32)
+    else:
+        return of_row(column, pid_b, tl.float32)
+
+
+@triton.jit
 def filters_of_row(filters, pid_b):
     """A row's filters."""
-    epsilon_cutoff = tl.full([], -float("inf"), tl.float32)  # what it brings is compiled away
-    if filters.epsilon_cutoff is not None:
-        epsilon_cutoff = of_row(filters.epsilon_cutoff, pid_b, tl.float32)
     return Filters(
+        of_row_or(filters.top_n_sigma, float("inf"), pid_b),
         of_row(filters.top_k, pid_b, tl.int32),
         of_row(filters.top_p, pid_b, tl.float32),
         of_row(filters.min_p, pid_b, tl.float32),
-        epsilon_cutoff,
+        of_row_or(filters.epsilon_cutoff, -float("inf"), pid_b),
+        of_row_or(filters.eta_cutoff, -float("inf"), pid_b),
+        of_row_or(filters.top_a, -float("inf"), pid_b),
+    )
+
+
+@triton.jit
+def offset_or_none(ptr, offset):
+    if ptr is None:
+        return None
+    else:
+        return ptr + offset
+
+
+@triton.jit
+def table_of_row(table, first):
+    """The lines from `first` on."""
+    return Table(
+        table.maxima_ptr + first,
+        table.sums_ptr + first,
+        offset_or_none(table.depths_ptr, first),
+        offset_or_none(table.moments_ptr, first),
+        offset_or_none(table.squares_ptr, first),
     )

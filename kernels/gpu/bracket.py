@@ -29,7 +29,9 @@ from .arithmetic import (
     scale_sums,
     value_of,
 )
+from .collect import collect
 from .search import middle, search_count
+from .spread import largest_root, variance
 from .table import load_group_mass
 
 NEAR = tl.constexpr(0.125)  # logits times c, as is the next
@@ -53,6 +55,18 @@ def mass_needed(top_p, total):
 
 
 @triton.jit
+def lowest_of_sigma(row, filters, SHAPE: tl.constexpr):
+    """The lowest key that top-n-sigma keeps."""
+    low = lowest_key(SHAPE.SHIFT)
+    if row.table.moments_ptr is not None:
+        if filters.top_n_sigma < float("inf"):
+            n = filters.top_n_sigma.to(tl.float64) * row.c.to(tl.float64)
+            least = -largest_root(n * n * variance(row, SHAPE))
+            low = value_key(row, least, low, SHAPE.SHIFT)
+    return low
+
+
+@triton.jit
 def lowest_kept(row, filters, SHAPE: tl.constexpr):
     """The lowest key that min-p keeps: no search has to go below."""
     floor = lowest_key(SHAPE.SHIFT)
@@ -63,12 +77,19 @@ def lowest_kept(row, filters, SHAPE: tl.constexpr):
 
 @triton.jit
 def bracket(row, filters, floor, SHAPE: tl.constexpr):
-    """Around the threshold of top-k, of top-p for a row without; none below the key `floor`."""
-    low = lowest_key(SHAPE.SHIFT)
+    """Around the threshold of top-k, of top-p for a row without; none below the key `floor`.
+
+    After top-n-sigma it ends where that does, and the table has the sums of what that keeps.
+    """
+    low = lowest_of_sigma(row, filters, SHAPE)
+    floor = tl.maximum(low, floor)
     end = key_of(row.max, SHAPE.SHIFT) + 1
     by_mass = filters.top_k >= row.vocab_size
     need = filters.top_k.to(tl.int64)
     if by_mass:
+        if row.table.moments_ptr is not None:
+            if filters.top_n_sigma < float("inf"):
+                collect(row, low, low, SHAPE)
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
         need = mass_needed(filters.top_p, tl.sum(group_mass))
         low = bracket_mass(row, group_mass, floor, need, SHAPE)

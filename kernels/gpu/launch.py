@@ -39,7 +39,13 @@ class Sizes(NamedTuple):
 
 
 SIZES = Sizes()
-OFF = -math.inf  # log2 of 0
+# What is not compiled in where no row uses it, and what it is off at.
+_OPTIONAL = {
+    "top_n_sigma": math.inf,
+    "epsilon_cutoff": -math.inf,
+    "eta_cutoff": -math.inf,
+    "top_a": -math.inf,
+}
 _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
 
 
@@ -81,7 +87,13 @@ def _summarize_and_draw(
     def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
         return logits.new_empty(shape, dtype=dtype)
 
-    table = Table(empty(logits.dtype, batch, num_blocks), empty(torch.int64, batch, num_blocks))
+    filters = _filters(rows, logits)
+    words = functools.partial(empty, torch.int64, batch, num_blocks)
+    table = Table(empty(logits.dtype, batch, num_blocks), words())
+    if filters.eta_cutoff is not None:
+        table = table._replace(depths_ptr=words())
+    if filters.top_n_sigma is not None:
+        table = table._replace(moments_ptr=words(), squares_ptr=words())
     scratch = empty(torch.int32, batch, 2 * SIZES.list + groups)
     rounds = None
     if _wide(rows, vocab, num_blocks):
@@ -96,12 +108,11 @@ def _summarize_and_draw(
     if info:
         logprobs, raw_logprobs = (empty(torch.float32, *output.tokens.shape) for _ in range(2))
         output = SampleOutput(output.tokens, logprobs, raw_logprobs, empty(torch.int64, batch))
-        raw = table._replace(sums_ptr=empty(torch.int64, batch, num_blocks))
+        raw = Table(table.maxima_ptr, words())
         asked = Info(raw, empty(torch.int32, batch, splits), *output[1:])
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
-    filters = _filters(rows, logits)
-    words = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
+    numbers = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
     stream, select = _options(SIZES.stream_threads, logits), _options(SIZES.draw_threads, logits)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
@@ -114,9 +125,9 @@ def _summarize_and_draw(
                 logits, temperature, c, filters, table, scratch, rounds, num_blocks, shape, select
             )
         _draw_kernel[(batch,)](
-            logits, temperature, c, filters, *(values for values, _ in words),
+            logits, temperature, c, filters, *(values for values, _ in numbers),
             table, scratch, output.tokens, settled, rounds, asked,
-            logits.stride(0), *(stride for _, stride in words),
+            logits.stride(0), *(stride for _, stride in numbers),
             vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,
             **select,
         )  # fmt: skip
@@ -138,7 +149,8 @@ def _launch_rounds(
     """Three launches between both, where many programs a row select."""
     batch, vocab = logits.shape
     _bracket_kernel[(batch,)](
-        logits, temperature, c, filters, table, scratch, rounds, vocab, num_blocks,
+        logits, temperature, c, filters, table, scratch, rounds,
+        logits.stride(0), vocab, num_blocks,
         SHAPE=shape, **options,
     )  # fmt: skip
     in_row = triton.cdiv(num_blocks, SIZES.round_tile)
@@ -222,6 +234,11 @@ def _column(values: torch.Tensor, logits: torch.Tensor) -> Column:
 
 def _filters(rows: RowParams, logits: torch.Tensor) -> Filters:
     """The filters' columns; None for what no row uses, where the kernels can do without."""
-    filters = Filters(**{name: _column(values, logits) for name, values in rows.filters.items()})
-    epsilon, stride = filters.epsilon_cutoff
-    return filters._replace(epsilon_cutoff=None) if stride is None and epsilon == OFF else filters
+    columns: dict[str, Any] = {
+        name: _column(values, logits) for name, values in rows.filters.items()
+    }
+    for name, off in _OPTIONAL.items():
+        values, stride = columns[name]
+        if stride is None and values == off:
+            columns[name] = None
+    return Filters(**columns)

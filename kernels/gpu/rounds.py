@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import Rounds, Row, Table, filters_of_row, of_row
+from .arguments import Rounds, Row, filters_of_row, of_row, table_of_row
 from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, value_of
 from .bracket import Bracket, bracket, lowest_kept
 from .collect import Found, append, keep, load_logits
@@ -48,13 +48,14 @@ def rounds_of_row(rounds, pid_b, SHAPE: tl.constexpr):
 
 @triton.jit
 def _bracket_kernel(
-    logits_ptr,  # [B, V] fp32 | bf16 | fp16; not read
+    logits_ptr,  # [B, V] fp32 | bf16 | fp16; read for top-n-sigma before top-p only
     temperature,  # Column fp32, as is the next
     c,
     filters,  # Filters of Columns
     table,  # Table [B, N]
-    scratch_ptr,  # not read
+    scratch_ptr,  # [B, 2 * LIST + GROUPS] int32
     rounds,  # Rounds [B]
+    logits_stride_b,
     vocab_size,
     num_blocks,
     SHAPE: tl.constexpr,
@@ -63,6 +64,7 @@ def _bracket_kernel(
     greedy = of_row(temperature, pid_b, tl.float32) < GREEDY_BELOW
     c = of_row(c, pid_b, tl.float32)
     filters = filters_of_row(filters, pid_b)
+    logits_ptr += pid_b * logits_stride_b
     row = load_row(logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, pid_b, SHAPE)
     rounds = rounds_of_row(rounds, pid_b, SHAPE)
     tl.store(rounds.words_ptr + tl.arange(0, WORDS), tl.zeros([WORDS], tl.int32))
@@ -109,7 +111,7 @@ def _round_kernel(
     around = load_bracket(rounds, 0)
     row = Row(
         logits_ptr + pid_b * logits_stride_b,
-        Table(table.maxima_ptr + pid_b * num_blocks, table.sums_ptr + pid_b * num_blocks),
+        table_of_row(table, pid_b * num_blocks),
         list_ptr,
         None,  # no list of blocks
         None,  # no groups

@@ -29,8 +29,17 @@ import triton
 import triton.language as tl
 
 from .arithmetic import key_of, log2_mass, lowest_key
-from .bracket import Bracket, bracket, bracket_mass, lowest_kept, mass_needed, value_key
+from .bracket import (
+    Bracket,
+    bracket,
+    bracket_mass,
+    lowest_kept,
+    lowest_of_sigma,
+    mass_needed,
+    value_key,
+)
 from .collect import Found, collect
+from .depth import depth_from, whole_row_depth
 from .refine import refine
 from .rounds import load_found, load_window
 from .search import search_list
@@ -42,14 +51,36 @@ from .table import load_group_mass
 def filtered(filters, vocab_size):
     """Whether a row has a filter that is on."""
     by_value = (filters.min_p > -float("inf")) | (filters.epsilon_cutoff > -float("inf"))
+    by_value |= (filters.eta_cutoff > -float("inf")) | (filters.top_a > -float("inf"))
+    by_value |= filters.top_n_sigma < float("inf")
     return (filters.top_k < vocab_size) | (filters.top_p < 1) | by_value
 
 
 @triton.jit
-def least_probable(log2_epsilon, mass):
-    """What `fp32(fp32(x - max) * c)` has to be for a probability of epsilon among a mass."""
-    least = (log2_epsilon.to(tl.float64) + log2_mass(mass)).to(tl.float32)
-    return tl.minimum(least, 0.0)  # the best token stays
+def cut(row, least, low, kept, group_mass, SHAPE: tl.constexpr):
+    """Go on with the tokens whose `fp32(fp32(x - max) * c)` is at least `least`, fp64.
+
+    Of those from the key `low` up. Returns what `select` does.
+    """
+    least = tl.minimum(least.to(tl.float32), 0.0)  # the best token stays
+    threshold = value_key(row, least, low, SHAPE.SHIFT)
+    if (threshold > low) | (kept == 0):
+        low = threshold
+        kept = collect(row, low, low, SHAPE).count
+        group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+    return low, kept, group_mass
+
+
+@triton.jit
+def least_of_eta(row, log2_eta, low, kept, mass, SHAPE: tl.constexpr):
+    """The lowest z that the eta cutoff keeps of the tokens from the key `low` up, fp64."""
+    if kept == 0:
+        depth = whole_row_depth(row, SHAPE)
+    else:
+        depth = depth_from(row, low, SHAPE)
+    log2_eta = log2_eta.to(tl.float64)
+    mean = depth.to(tl.float64) / mass.to(tl.float64)
+    return tl.minimum(log2_eta + log2_mass(mass), log2_eta * 0.5 - mean)
 
 
 @triton.jit
@@ -123,17 +154,21 @@ def select(row, filters, rounds, SHAPE: tl.constexpr):
             around = Bracket(least, end, need, has_p)
             low, _, group_mass, found = filter_row(row, around, found, SHAPE)
         kept = found.count
-    elif has_min_p:
-        low = floor
+    elif has_min_p | (filters.top_n_sigma < float("inf")):
+        low = tl.maximum(floor, lowest_of_sigma(row, filters, SHAPE))
         kept = collect(row, low, low, SHAPE).count
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
     else:
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
     if filters.epsilon_cutoff > -float("inf"):
-        lowest = least_probable(filters.epsilon_cutoff, tl.sum(group_mass))
-        threshold = value_key(row, lowest, low, SHAPE.SHIFT)
-        if (threshold > low) | (kept == 0):
-            low = threshold
-            kept = collect(row, low, low, SHAPE).count
-            group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+        least = filters.epsilon_cutoff.to(tl.float64) + log2_mass(tl.sum(group_mass))
+        low, kept, group_mass = cut(row, least, low, kept, group_mass, SHAPE)
+    if row.table.depths_ptr is not None:
+        if filters.eta_cutoff > -float("inf"):
+            mass = tl.sum(group_mass)
+            least = least_of_eta(row, filters.eta_cutoff, low, kept, mass, SHAPE)
+            low, kept, group_mass = cut(row, least, low, kept, group_mass, SHAPE)
+    if filters.top_a > -float("inf"):
+        least = filters.top_a.to(tl.float64) - log2_mass(tl.sum(group_mass))
+        low, kept, group_mass = cut(row, least, low, kept, group_mass, SHAPE)
     return low, kept, group_mass

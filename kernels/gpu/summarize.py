@@ -2,6 +2,7 @@
 
     maxima[b, n]  = max x[b, i] over the block's ids i; +inf where a NaN or +inf is among them
     sums[b, n]    = sum floor(2**((x[b, i] - maxima[b, n]) * c) * 2**30)
+    depths, moments, squares: where a filter needs them (`depth.py`, `spread.py`)
     raw[b, n]     = the same at temperature 1, for log-probabilities under the raw distribution
     allowed[b, s] = how many of the split's logits are not -inf
 
@@ -19,6 +20,8 @@ import triton.language as tl
 
 from .arguments import filters_of_row, of_row
 from .arithmetic import BLOCK, GREEDY_BELOW, LOG2_E, token_weights, widen
+from .depth import block_depth
+from .spread import block_moments
 
 
 @triton.jit
@@ -54,8 +57,12 @@ def _summarize_kernel(
     c = of_row(c, pid_b, tl.float32)
     filters = filters_of_row(filters, pid_b)
     # Needed are the masses of all blocks for top-p, and for the draw where no filter is on.
-    no_value = filters.min_p == -float("inf")
-    whole_mass = (greedy == 0) & (filters.top_k >= vocab_size) & ((filters.top_p < 1) | no_value)
+    has_p, no_min_p = filters.top_p < 1, filters.min_p == -float("inf")
+    whole_mass = (greedy == 0) & (filters.top_k >= vocab_size) & (has_p | no_min_p)
+    spreads = filters.top_n_sigma < float("inf")
+    whole_mass &= spreads == 0
+    first_is_eta = (filters.eta_cutoff > -float("inf")) & (has_p == 0) & no_min_p
+    whole_depth = whole_mass & first_is_eta & (filters.epsilon_cutoff == -float("inf"))
 
     row_ptr = logits_ptr + pid_b * logits_stride_b
     first = pid_b * num_blocks
@@ -70,8 +77,18 @@ def _summarize_kernel(
         maxima_ptr = table.maxima_ptr + first + offs_n
         tl.store(maxima_ptr, block_max.to(maxima_ptr.dtype.element_ty), mask_n)
         if whole_mass:
-            sums = tl.sum(token_weights(x, block_max[:, None], c).to(tl.int64), axis=1)
+            weights = token_weights(x, block_max[:, None], c)
+            sums = tl.sum(weights.to(tl.int64), axis=1)
             tl.store(table.sums_ptr + first + offs_n, sums, mask=mask_n)
+            if table.depths_ptr is not None:
+                if whole_depth:
+                    depths = block_depth(x, block_max, weights, c)
+                    tl.store(table.depths_ptr + first + offs_n, depths, mask=mask_n)
+        if table.moments_ptr is not None:
+            if spreads:
+                moments, squares = block_moments(x, block_max)
+                tl.store(table.moments_ptr + first + offs_n, moments, mask=mask_n)
+                tl.store(table.squares_ptr + first + offs_n, squares, mask=mask_n)
         if info is not None:
             sums = tl.sum(token_weights(x, block_max[:, None], LOG2_E).to(tl.int64), axis=1)
             tl.store(info.raw.sums_ptr + first + offs_n, sums, mask=mask_n)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import Row, Table
+from .arguments import Row, table_of_row
 from .arithmetic import block_scale, key_of, scale_sums, value_of, widen
 
 
@@ -36,7 +36,7 @@ def load_group_key(table, num_blocks, SHAPE: tl.constexpr):
 @triton.jit
 def load_row(logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, pid_b, SHAPE: tl.constexpr):
     """A row whose logits begin at `logits_ptr`; the others begin at the batch's first row."""
-    table = Table(table.maxima_ptr + pid_b * num_blocks, table.sums_ptr + pid_b * num_blocks)
+    table = table_of_row(table, pid_b * num_blocks)
     list_ptr = scratch_ptr + pid_b * (2 * SHAPE.LIST + SHAPE.GROUPS)
     group_key = load_group_key(table, num_blocks, SHAPE)
     row_max = value_of(tl.max(group_key, axis=0), SHAPE.SHIFT)

@@ -54,6 +54,11 @@ def scale_sums(sums: torch.Tensor, mantissa: torch.Tensor, exponent: torch.Tenso
     return (sums * mantissa) >> (14 - exponent).clamp(max=63)
 
 
+def whole_depth(z: torch.Tensor) -> torch.Tensor:
+    """`-z` in units of 2**-20, int64, rounded down; at most 64."""
+    return (z.clamp(min=-64.0) * -(2.0**20)).to(torch.int64)
+
+
 def log2_mass(mass: torch.Tensor) -> torch.Tensor:
     """log2 of masses (int64, at least 1) in units of the best token's, fp64, the same everywhere.
 

@@ -14,13 +14,14 @@ from ..filters import FILTERS
 from ..output import SampleOutput, log_probability
 from ..params import RowParams
 from .draws import Draws
-from .mass import BLOCK, LOG2_E, exp2_parts, scale_sums, token_weights
+from .mass import BLOCK, LOG2_E, LOWEST, exp2_parts, scale_sums, token_weights, whole_depth
 
 
 class BlockTable:
     """Logits [B, V] in N blocks of 64, their integer weights and scales (contract section 3)."""
 
     def __init__(self, logits: torch.Tensor, c: torch.Tensor):
+        self.c = c  # [B]
         x = logits.float() + 0.0  # -0.0 counts as +0.0
         self.x = F.pad(x, (0, -x.shape[-1] % BLOCK), value=-torch.inf)  # [B, N * 64]
         self.block_max = self.blocks(self.x).amax(-1)  # [B, N]
@@ -46,6 +47,19 @@ class BlockTable:
     def mass(self, kept: torch.Tensor) -> torch.Tensor:
         """`mass(K)`, int64 [B], of the tokens `kept`, bool [B, V]."""
         return self.scale((self.weights * self.blocks(kept)).sum(-1)).sum(-1)
+
+    def depth(self, kept: torch.Tensor) -> torch.Tensor:
+        """The sum of `-z` over the tokens `kept`, times their mass, int64 [B].
+
+        In units of mass: with that of the kept tokens it gives the mean of -z.
+        """
+        c = self.c[:, None, None]
+        block_max = self.block_max.clamp(min=LOWEST)[..., None]
+        in_block = whole_depth((self.blocks(self.x) - block_max) * c)
+        of_block = whole_depth((self.block_max - self.row_max[:, None]) * c[..., 0])
+        weights = self.weights * self.blocks(kept)
+        sums = (weights * in_block).sum(-1) + weights.sum(-1) * of_block
+        return (((sums >> 28) * self.mantissa) >> (6 - self.exponent).clamp(max=63)).sum(-1)
 
     def cumulative_mass(self, kept: torch.Tensor) -> torch.Tensor:
         """`mass({j kept: j <= i})` of every id i, int64 [B, N * 64] (contract section 5)."""

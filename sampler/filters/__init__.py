@@ -5,11 +5,22 @@ command line's option, the explorer's slider, and which Hugging Face warper it r
 """
 
 from .epsilon_cutoff import EPSILON_CUTOFF
+from .eta_cutoff import ETA_CUTOFF
 from .min_p import MIN_P
 from .record import Axis, Filter, Parameter
+from .top_a import TOP_A
 from .top_k import TOP_K
+from .top_n_sigma import TOP_N_SIGMA
 from .top_p import TOP_P
 
-FILTERS: tuple[Filter, ...] = (TOP_K, TOP_P, MIN_P, EPSILON_CUTOFF)
+FILTERS: tuple[Filter, ...] = (
+    TOP_N_SIGMA,
+    TOP_K,
+    TOP_P,
+    MIN_P,
+    EPSILON_CUTOFF,
+    ETA_CUTOFF,
+    TOP_A,
+)
 
 __all__ = ["FILTERS", "Axis", "Filter", "Parameter"]

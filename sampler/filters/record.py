@@ -42,12 +42,12 @@ class Parameter:
 class Filter(Parameter):
     """A filter keeps the logits from a threshold up, which its rule finds (contract section 4).
 
-    hf: Hugging Face's warper and the attribute of it that holds the value.
+    hf: Hugging Face's warper and the attribute of it that holds the value, if it has one.
     column: values in range, int64 or fp32 `[n]`, and the vocabulary's size, to what kernels read.
     keep: the textbook's rule. From the row's table, what the earlier filters kept (bool
         `[B, N * 64]`) and the column `[B, 1]`: what this filter alone would keep of that.
     """
 
-    hf: tuple[str, str]
+    hf: tuple[str, str] | None
     column: Callable[[torch.Tensor, int], torch.Tensor]
     keep: Callable[[BlockTable, torch.Tensor, Any], torch.Tensor]

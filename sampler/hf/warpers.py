@@ -31,7 +31,7 @@ OFF = SamplingParams()  # the parameters of a draw from the scores as they are
 _FUSED: dict[type, tuple[str, str]] = {
     logits_process.TemperatureLogitsWarper: ("temperature", "temperature")
 }
-_FUSED |= {getattr(logits_process, f.hf[0]): (f.name, f.hf[1]) for f in FILTERS}
+_FUSED |= {getattr(logits_process, f.hf[0]): (f.name, f.hf[1]) for f in FILTERS if f.hf is not None}
 
 
 def split(

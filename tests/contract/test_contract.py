@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from common import VECTORS, logits_of, vector_draws, vector_row
+from common import KINDS, VECTORS, logits_of, vector_draws, vector_row
 
 from fused_sampler.contract import reference
 from fused_sampler.contract.draws import resolve_draws
 from fused_sampler.contract.mass import BEST_MASS, LOG2_E, exp2_parts, log2_mass
 from fused_sampler.contract.philox import multiply_high, philox, random_bits
+from fused_sampler.contract.spread import variance
 from fused_sampler.params import resolve_rows
 
 CASES = VECTORS["cases"]
@@ -88,6 +89,30 @@ def test_logarithms_of_masses():
     assert log2_mass(torch.tensor(masses)).tolist() == expected
 
 
+@pytest.mark.parametrize("name", VECTORS["rows"])
+def test_depths_and_variances(name):
+    x = vector_row(name)
+    table = reference.BlockTable(x, torch.tensor([LOG2_E]))
+    assert table.depth(table.x > -torch.inf) == VECTORS["depths"][name]
+    own = variance(table.blocks(table.x), table.block_max)
+    assert own == float.fromhex(VECTORS["variances"][name])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "invalid"])
+@pytest.mark.parametrize("vocab", [4, 300, 5000])
+def test_accuracy_of_entropy_and_standard_deviation(kind, vocab):
+    x = logits_of(kind, 3, vocab)
+    table = reference.BlockTable(x, torch.full((3,), LOG2_E))
+    p = x.double().softmax(-1)
+    kept = table.x > -torch.inf
+    mass = table.mass(kept)
+    entropy = (log2_mass(mass) + table.depth(kept).double() / mass.double()) * math.log(2)
+    assert (entropy - torch.special.entr(p).sum(-1)).abs().max() <= 8e-7
+    ours = variance(table.blocks(table.x), table.block_max).sqrt()
+    exact = torch.stack([row[row > -torch.inf].double().std(correction=0) for row in x])
+    assert ((ours - exact).abs() <= 6e-8 * exact).all()
+
+
 def test_polynomial_accuracy():
     z = torch.linspace(-30, 0, 1_000_001)
     mantissa, exponent = exp2_parts(z)
@@ -142,6 +167,23 @@ def test_four_tokens_by_hand(backend):
         ("epsilon_cutoff", 0.13): [1, 2, 3],  # 2/15 = 0.133
         ("epsilon_cutoff", 0.14): [2, 3],
         ("epsilon_cutoff", 0.99): [3],  # the best stays
+        # H = 1.137 nats: exp(-H) = 0.3208, and sqrt(e) times it passes e at 0.1029.
+        ("eta_cutoff", 0.1): [1, 2, 3],  # 0.1, as epsilon's
+        ("eta_cutoff", 0.17): [1, 2, 3],  # 0.1323, where epsilon's would be 0.17; 2/15 = 0.1333
+        ("eta_cutoff", 0.18): [2, 3],  # 0.1361
+        ("eta_cutoff", 0.69): [2, 3],  # 0.2665; 4/15 = 0.2667
+        ("eta_cutoff", 0.7): [3],  # 0.2684
+        # The best has 8/15, squared 0.2844.
+        ("top_a", 0.23): [0, 1, 2, 3],  # 0.0654; 1/15 = 0.0667
+        ("top_a", 0.24): [1, 2, 3],  # 0.0683
+        ("top_a", 0.93): [2, 3],  # 0.2645; 4/15 = 0.2667
+        ("top_a", 0.94): [3],  # 0.2674
+        # Logits 0, 1, 2, 3 times ln 2: a standard deviation of sqrt(1.25) = 1.118 times it.
+        ("top_n_sigma", 0.89): [3],  # 0.995
+        ("top_n_sigma", 0.9): [2, 3],  # 1.006
+        ("top_n_sigma", 1.78): [2, 3],  # 1.990
+        ("top_n_sigma", 1.79): [1, 2, 3],  # 2.001
+        ("top_n_sigma", 2.69): [0, 1, 2, 3],  # 3.007
     }
     for (name, value), tokens in kept.items():
         masked = backend.mask_logits(x, resolve_rows(x, **{name: value}))

@@ -154,7 +154,21 @@ PARAMS = {
     "top-p and min-p": {"top_p": 0.95, "min_p": 0.01},
     "epsilon": {"epsilon_cutoff": 3e-4},
     "epsilon after top-k": {"top_k": 40, "epsilon_cutoff": 0.03},
-    "every filter": {"top_k": 60, "top_p": 0.97, "min_p": 0.01, "epsilon_cutoff": 0.02},
+    "top-n-sigma": {"top_n_sigma": 1.5},
+    "top-n-sigma before top-p": {"top_n_sigma": 2.5, "top_p": 0.9, "temperature": 1.4},
+    "eta": {"eta_cutoff": 3e-3},
+    "eta after top-k": {"top_k": 40, "eta_cutoff": 0.05},
+    "top-a": {"top_a": 0.2},
+    "top-a after top-p": {"top_p": 0.9, "top_a": 0.1, "temperature": 1.4},
+    "every filter": {
+        "top_n_sigma": 3.0,
+        "top_k": 60,
+        "top_p": 0.97,
+        "min_p": 0.01,
+        "epsilon_cutoff": 0.02,
+        "eta_cutoff": 0.05,
+        "top_a": 0.1,
+    },
 }
 
 

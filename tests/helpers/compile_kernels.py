@@ -37,7 +37,7 @@ class Case(NamedTuple):
     vocab: int = 128_256  # 2,004 blocks: one a group
     info: bool = False
     per_row: bool = False  # parameters and seeds are [B] tensors, not numbers; of every filter
-    epsilon: bool = False  # a number for it, too
+    more: bool = False  # numbers for those that are not compiled in without
     top_k: int = 50  # 0, with the top-p that all have: many programs select
     stride: int = 0  # of a row; 0: the vocabulary
     batch: int = 4
@@ -53,7 +53,7 @@ FUSED = [Case(info=True, per_row=True, top_k=0)]
 FEW = [*FUSED, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
 ALL = [
     *FEW,
-    Case(epsilon=True),
+    Case(more=True),
     Case(dtype=FP16, info=True),
     Case(dtype=FP16, vocab=50, per_row=True),  # a single block
     Case(dtype=BF16, vocab=262_144, info=True, per_row=True, top_k=0),
@@ -91,8 +91,8 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
     logits = logits[:, : case.vocab]
     params = {"temperature": 0.8, "top_k": min(case.top_k, case.vocab), "top_p": 0.9, "min_p": 0.1}
     seed = 2**62
-    if case.per_row or case.epsilon:
-        params["epsilon_cutoff"] = 3e-4
+    if case.per_row or case.more:
+        params |= {"top_n_sigma": 2.0, "epsilon_cutoff": 3e-4, "eta_cutoff": 3e-4, "top_a": 0.2}
     if case.per_row:
         params = {name: torch.tensor([value] * case.batch) for name, value in params.items()}
         seed = torch.tensor([seed] * case.batch)

@@ -17,6 +17,7 @@ import triton.language as tl
 from fused_sampler import kernels, mask_logits, sample
 from fused_sampler.benchmarks.cycles import count
 from fused_sampler.benchmarks.emulator import emulate, without_barrier
+from fused_sampler.params import RECORDS
 
 kernels.unavailable = lambda *_: None  # the emulator takes tensors on the CPU
 
@@ -86,12 +87,16 @@ PARAMS: list[dict[str, Any]] = [
     {"top_p": 0.97, "min_p": 0.001, "temperature": 1.4},
     {"min_p": 0.05},
     {"epsilon_cutoff": 1e-3},
+    {"eta_cutoff": 1e-3},
+    {"top_n_sigma": 2.0, "temperature": 1.2},
+    {"top_n_sigma": 2.5, "top_p": 0.95, "top_a": 0.1},
     {"top_k": 3000, "top_p": 0.99, "min_p": 0.01, "epsilon_cutoff": 1e-4},
     {
         "temperature": torch.tensor([0.7, 0.0, 1.4, 1.0]),
         "top_k": torch.tensor([50, 0, 3000, 5]),
         "top_p": torch.tensor([0.9, 1.0, 0.95, 0.8]),
         "min_p": torch.tensor([0.0, 0.05, 0.1, 0.0]),
+        "eta_cutoff": torch.tensor([0.02, 0.0, 0.0, 0.1]),
     },
 ]
 
@@ -131,7 +136,7 @@ def differences(arch: int, vocab: int, dtype: torch.dtype, write: bool) -> Itera
         yield from (f"{what}: {error['kind']} at {error.get('at')}" for error in log.errors)
 
 
-OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "epsilon_cutoff": 0.0}
+OFF = {name: record.off for name, record in RECORDS.items()}
 
 
 def by_row(value: float | torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,39 @@
+"""top-a: tokens at least so many times as probable as the square of the best's probability."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..contract.mass import log2_mass
+from .record import Axis, Filter
+
+if TYPE_CHECKING:
+    from ..contract.reference import BlockTable
+
+
+def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
+    """fp32 log2(a); -inf is off."""
+    return values.double().log2().float()
+
+
+def _keep(table: BlockTable, kept: torch.Tensor, log2_a: torch.Tensor) -> torch.Tensor:
+    """2**z / M >= a / M**2, by logarithms; the best token always."""
+    least = (log2_a.double() - log2_mass(table.mass(kept))[:, None]).float()
+    return table.z >= least.clamp(max=0.0)
+
+
+TOP_A = Filter(
+    name="top_a",
+    kind=float,
+    low=0.0,
+    high=1.0,
+    off=0.0,
+    help="Keep tokens at least this many times the square of the best one's probability; 0 is off.",
+    remedy="use a number from 0 to 1; 0 switches it off",
+    axis=Axis(1e-3, 1.0, log=True),
+    hf=None,
+    column=_column,
+    keep=_keep,
+)
