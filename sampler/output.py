@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from .contract.mass import BEST_MASS
+from .contract.mass import LN_2, log2_mass
 
 
 class SampleOutput(NamedTuple):
@@ -29,6 +29,9 @@ class SampleOutput(NamedTuple):
 def log_probability(
     x: torch.Tensor, row_max: torch.Tensor, temperature: torch.Tensor, mass: torch.Tensor
 ) -> torch.Tensor:
-    """`(x - row_max) / temperature - ln(mass)`, mass in units of the best token's; fp64 inside."""
+    """`(x - row_max) / temperature - ln(mass)`, mass in units of the best token's.
+
+    In fp64 but for the last rounding, and without its logarithm, which devices round differently.
+    """
     scaled = (x.double() - row_max.double()) / temperature.double()
-    return (scaled - (mass.double() / BEST_MASS).log()).float()
+    return (scaled - log2_mass(mass) * LN_2).float()

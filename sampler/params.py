@@ -74,6 +74,7 @@ class RowParams:
 
     temperature: torch.Tensor  # fp32
     c: torch.Tensor  # fp32: log2(e) / temperature, IEEE division
+    filter_c: torch.Tensor  # fp32: what the filters see instead; c, or log2(e)
     filters: dict[str, torch.Tensor]  # each filter's column, in the order of FILTERS
 
     @property
@@ -82,11 +83,11 @@ class RowParams:
 
     @functools.cached_property
     def table(self) -> torch.Tensor:
-        """All columns side by side, fp64 `[B, 2 + filters]` on the CPU: each is exact there.
+        """All columns side by side, fp64 `[B, 3 + filters]` on the CPU: each is exact there.
 
         One line, expanded, where every value was given as a number.
         """
-        columns = [self.temperature, self.c, *self.filters.values()]
+        columns = [self.temperature, self.c, self.filter_c, *self.filters.values()]
         if all(column.stride(0) == 0 for column in columns):
             line = torch.stack([column[:1].double() for column in columns], dim=-1)
             return line.expand(len(self.c), -1)
@@ -95,7 +96,9 @@ class RowParams:
     def to(self, device: torch.device) -> RowParams:
         """All of them beside logits on `device`."""
         filters = {name: column.to(device) for name, column in self.filters.items()}
-        return RowParams(self.temperature.to(device), self.c.to(device), filters)
+        c = self.c.to(device)
+        filter_c = c if self.filter_c is self.c else self.filter_c.to(device)
+        return RowParams(self.temperature.to(device), c, filter_c, filters)
 
 
 def resolve_rows(
@@ -162,7 +165,8 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
     temperature = values_of(TEMPERATURE)
     c = torch.full_like(temperature, LOG2_E) / temperature
     filters = {f.name: f.column(values_of(f), vocab).expand(batch) for f in FILTERS}
-    return RowParams(temperature.expand(batch), c.expand(batch), filters)
+    c = c.expand(batch)
+    return RowParams(temperature.expand(batch), c, c, filters)
 
 
 def check_number(name: str, value: object, where: str = "") -> None:

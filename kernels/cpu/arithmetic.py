@@ -130,3 +130,23 @@ def scale_sum(total, block_key, row_max, c):
     mantissa, n = block_scale(block_key, row_max, c)
     shift = np.int32(14 - n)
     return (total * mantissa) >> np.uint64(min(shift, np.int32(63)))
+
+
+@device
+def log2_mass(total):
+    """log2 of a mass in units of the best token's, fp64: 32 bits behind the point, by squaring."""
+    exponent = np.int64(0)
+    y = np.uint64(total)
+    while y >> np.uint64(exponent + 1) != 0:
+        exponent += 1
+    if exponent >= 31:
+        y >>= np.uint64(exponent - 31)
+    else:
+        y <<= np.uint64(31 - exponent)
+    fraction = np.uint64(0)
+    for _ in range(32):
+        y = (y * y) >> np.uint64(31)
+        bit = y >> np.uint64(32)
+        y >>= bit
+        fraction = fraction * np.uint64(2) + bit
+    return np.float64(exponent * 2**32 + np.int64(fraction)) * 2.0**-32 - 40.0

@@ -10,9 +10,9 @@ Twins: `sample` in `fused_sampler.contract.reference`, `kernels/gpu/draw.py`.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+
+from fused_sampler.contract import mass
 
 from .arithmetic import BLOCK, key_of, scale_sum, token_weight, widen
 from .compiling import device
@@ -22,7 +22,7 @@ from .summarize import block_float
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEP_0, _KEY_STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-_PER_MASS = 2.0**-40
+_LN_2 = mass.LN_2
 
 
 @device
@@ -91,7 +91,7 @@ def first_best(row, space, best):
 
 
 @device
-def log_probability(x, maximum, temperature, total):
-    """Of a logit in a row of mass `total`, fp32."""
+def log_probability(x, maximum, temperature, log2_total):
+    """Of a logit in a row with this logarithm of its mass, fp32."""
     below = (np.float64(x) - np.float64(maximum)) / np.float64(temperature)
-    return np.float32(below - math.log(np.float64(total) * _PER_MASS))
+    return np.float32(below - log2_total * _LN_2)

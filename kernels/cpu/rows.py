@@ -13,16 +13,18 @@ from .arithmetic import (
     LOG2_E,
     LOWEST_KEY,
     key_of,
+    log2_mass,
     scale_sum,
     value_of,
     widen,
 )
+from .collect import collect
 from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .memory import pointer, take_next
 from .near import LEAST_C, UNSURE, draw_near, near_sums
 from .select import lowest_key_from, select
-from .space import Row, divide_space
+from .space import Row, at_scale, divide_space
 from .summarize import fill_sums, summarize
 from .write import write_kept, write_probabilities
 
@@ -81,13 +83,14 @@ def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, l
         fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
         for n in range(row.num_blocks):
             raw_total += np.int64(scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E))
+    log2_total, log2_raw = log2_mass(total), log2_mass(raw_total)
     for i in range(size):
         logprobs[i], raw[i] = np.float32(np.nan), np.float32(np.nan)
         if valid:
             x = widen(row.logits[drawn[i]])
-            own = log_probability(x, row.maximum, temperature, total)
+            own = log_probability(x, row.maximum, temperature, log2_total)
             logprobs[i] = np.float32(0.0) if greedy else own
-            raw[i] = log_probability(x, row.maximum, np.float32(1.0), raw_total)
+            raw[i] = log_probability(x, row.maximum, np.float32(1.0), log2_raw)
 
 
 def _compile(sources):
@@ -128,9 +131,10 @@ def _compile(sources):
                 break
             params = pointer(table + 8 * table_stride * b, np.float64)
             temperature, c = np.float32(params[0]), np.float32(params[1])
-            top_n_sigma, top_k, top_p = np.float32(params[2]), np.int64(params[3]), params[4]
-            min_p_log2, epsilon_log2 = np.float32(params[5]), np.float32(params[6])
-            eta_log2, top_a_log2 = np.float32(params[7]), np.float32(params[8])
+            filter_c, top_n_sigma = np.float32(params[2]), np.float32(params[3])
+            top_k, top_p, min_p_log2 = np.int64(params[4]), params[5], np.float32(params[6])
+            epsilon_log2, eta_log2 = np.float32(params[7]), np.float32(params[8])
+            top_a_log2 = np.float32(params[9])
             words = pointer(logits + stride_bytes * b, kind)
             greedy = temperature < _GREEDY_BELOW
             by_value = max(min_p_log2, epsilon_log2, eta_log2, top_a_log2) > -np.inf
@@ -142,13 +146,14 @@ def _compile(sources):
             # The mass of the whole row is needed by top-p as the first filter, and by the draw.
             first_is_p = top_p < 1 and top_k >= vocab and top_n_sigma == np.inf
             with_sums = (not greedy) and (first_is_p or not filtered) and not try_near
-            best = summarize(words, vocab, c, space.maxima, space.sums, with_sums)
+            seen_c = filter_c if filtered else c
+            best = summarize(words, vocab, seen_c, space.maxima, space.sums, with_sums)
             row = Row(
                 words,
                 vocab,
                 num_blocks,
                 value_of(best),
-                c,
+                seen_c,
                 top_n_sigma,
                 top_k,
                 top_p,
@@ -164,6 +169,11 @@ def _compile(sources):
                 token, kept = first_best(row, space, best), 1
             elif valid and filtered:
                 threshold, blocks, kept = select(row, space)
+                if seen_c != c:
+                    row = at_scale(row, c)
+                    blocks, _, _ = collect(row, space, threshold, threshold)
+                    for n in range(blocks):
+                        space.sums[n] = space.sure[n]
                 total = accumulate(row, space, blocks)
             elif valid and try_near and not is_flat(row, space):
                 near_mass = near_sums(row, space)

@@ -19,7 +19,15 @@ import math
 
 import numpy as np
 
-from .arithmetic import BLOCK, FORBIDDEN, LOWEST_KEY, key_of_float, scale_sum, value_of
+from .arithmetic import (
+    BLOCK,
+    FORBIDDEN,
+    LOWEST_KEY,
+    key_of_float,
+    log2_mass,
+    scale_sum,
+    value_of,
+)
 from .collect import collect, measure_mass, weigh_list
 from .compiling import device
 from .depth import weigh
@@ -59,26 +67,6 @@ def lowest_key_from(row, value):
         else:
             low = middle
     return high
-
-
-@device
-def log2_mass(total):
-    """log2 of a mass in units of the best token's, fp64: 32 bits behind the point, by squaring."""
-    exponent = np.int64(0)
-    y = np.uint64(total)
-    while y >> np.uint64(exponent + 1) != 0:
-        exponent += 1
-    if exponent >= 31:
-        y >>= np.uint64(exponent - 31)
-    else:
-        y <<= np.uint64(31 - exponent)
-    fraction = np.uint64(0)
-    for _ in range(32):
-        y = (y * y) >> np.uint64(31)
-        bit = y >> np.uint64(32)
-        y >>= bit
-        fraction = fraction * np.uint64(2) + bit
-    return np.float64(exponent * 2**32 + np.int64(fraction)) * 2.0**-32 - 40.0
 
 
 @device

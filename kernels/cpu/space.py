@@ -78,3 +78,22 @@ def divide_space(address, num_blocks, capacity):
         tops=pointer(entries + 12 * capacity + 8 * num_blocks, np.int32),
         capacity=capacity,
     )
+
+
+@device
+def at_scale(row, c):
+    """The row with another `c`."""
+    return Row(
+        row.logits,
+        row.vocab,
+        row.num_blocks,
+        row.maximum,
+        c,
+        row.top_n_sigma,
+        row.top_k,
+        row.top_p,
+        row.min_p_log2,
+        row.epsilon_log2,
+        row.eta_log2,
+        row.top_a_log2,
+    )

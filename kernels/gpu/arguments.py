@@ -131,6 +131,15 @@ def filters_of_row(filters, pid_b):
 
 
 @triton.jit
+def filtered(filters, vocab_size):
+    """Whether a row has a filter that is on."""
+    by_value = (filters.min_p > -float("inf")) | (filters.epsilon_cutoff > -float("inf"))
+    by_value |= (filters.eta_cutoff > -float("inf")) | (filters.top_a > -float("inf"))
+    by_value |= filters.top_n_sigma < float("inf")
+    return (filters.top_k < vocab_size) | (filters.top_p < 1) | by_value
+
+
+@triton.jit
 def offset_or_none(ptr, offset):
     if ptr is None:
         return None
@@ -147,4 +156,20 @@ def table_of_row(table, first):
         offset_or_none(table.depths_ptr, first),
         offset_or_none(table.moments_ptr, first),
         offset_or_none(table.squares_ptr, first),
+    )
+
+
+@triton.jit
+def at_scale(row, c):
+    """The row with another `c`."""
+    return Row(
+        row.logits_ptr,
+        row.table,
+        row.list_ptr,
+        row.blocks_ptr,
+        row.group_key,
+        row.max,
+        c,
+        row.vocab_size,
+        row.num_blocks,
     )

@@ -15,6 +15,7 @@ from fused_sampler.contract import mass
 BLOCK = tl.constexpr(mass.BLOCK)  # ids a block
 BEST_MASS = tl.constexpr(float(mass.BEST_MASS))
 LOG2_E = tl.constexpr(mass.LOG2_E)
+LN_2 = tl.constexpr(mass.LN_2)
 LOWEST_FLOAT = tl.constexpr(mass.LOWEST)
 GREEDY_BELOW = tl.constexpr(params.GREEDY_BELOW)
 C0, C1, C2, C3, C4, C5, C6 = (tl.constexpr(c) for c in mass.EXP2_COEFFICIENTS)
@@ -115,15 +116,15 @@ def scale_sums(sums, mantissa, shift):
 
 @triton.jit
 def log2_mass(mass):
-    """log2 of a mass (int64, at least the best token's) in units of the best token's, fp64.
+    """log2 of a mass (int64, from 1 to below 2**63) in units of the best token's, fp64.
 
     32 bits behind the point, by squaring, as the contract has it.
     """
-    n = tl.zeros([], tl.int64)  # where the highest bit stands: at 40, or higher
+    n = tl.zeros([], tl.int64)  # where the highest bit stands
     for i in tl.static_range(6):
         half = 32 >> i
         n += half * ((mass >> (n + half)) > 0).to(tl.int64)
-    y = (mass >> (n - 31)).to(tl.uint64)  # 1 to 2, 31 bits behind the point
+    y = ((mass << (62 - n)) >> 31).to(tl.uint64)  # 1 to 2, 31 bits behind the point
     bits = n
     for _ in range(32):
         y = (y * y) >> 31

@@ -18,22 +18,24 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import Column, Table, filters_of_row, of_row
+from .arguments import Column, Table, at_scale, filtered, filters_of_row, of_row
 from .arithmetic import (
-    BEST_MASS,
     BLOCK,
     GREEDY_BELOW,
+    LN_2,
     LOG2_E,
     block_scale,
     key_of,
+    log2_mass,
     lowest_key,
     scale_sums,
     token_weights,
     value_of,
     widen,
 )
+from .collect import collect
 from .rounds import rounds_of_row
-from .select import filtered, select
+from .select import select
 from .table import load_block_key, load_group_mass, load_row
 
 
@@ -48,12 +50,6 @@ def random_bits(seed, step, stream, draw):
         (tl.zeros([], tl.int32) + draw).to(tl.uint32),
     )
     return (high.to(tl.uint64) << 32) | low.to(tl.uint64)
-
-
-@triton.jit
-def log_probability(below_max, mass):
-    """Of a token this far below the row's maximum, fp64; `mass` in units of the best token's."""
-    return (below_max - tl.log(mass.to(tl.float64) * (1.0 / BEST_MASS))).to(tl.float32)
 
 
 @triton.jit
@@ -100,6 +96,7 @@ def _draw_kernel(
     logits_ptr,  # [B, V] fp32 | bf16 | fp16
     temperature,  # Column fp32, as are the next two
     c,
+    filter_c,  # or None: that of the draw
     filters,  # Filters of Columns
     seed_ptr,  # [B] int64, or one number, as are the next two
     step_ptr,
@@ -139,7 +136,13 @@ def _draw_kernel(
         kept = 1
         group_mass = (row.group_key >= threshold).to(tl.int64)
     elif valid & filtered(filters, vocab_size):
-        threshold, kept, group_mass = select(row, filters, rounds, SHAPE)
+        if filter_c is None:
+            threshold, kept, group_mass = select(row, filters, rounds, SHAPE)
+        else:
+            seen = at_scale(row, of_row(filter_c, pid_b, tl.float32))
+            threshold, kept, group_mass = select(seen, filters, rounds, SHAPE)
+            collect(row, threshold, threshold, SHAPE)
+            group_mass = load_group_mass(row, row.table, threshold, row.c, SHAPE)
     else:
         group_mass = load_group_mass(row, row.table, threshold, row.c, SHAPE)
         if info is not None:
@@ -159,6 +162,7 @@ def _draw_kernel(
     if info is not None:
         raw = Table(row.table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
         raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))
+        log_mass, log_raw_mass = log2_mass(mass) * LN_2, log2_mass(raw_mass) * LN_2
         tl.store(info.kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
 
     for draw in range(num_samples):
@@ -173,8 +177,8 @@ def _draw_kernel(
         tl.store(tokens_ptr + place, tl.where(valid, token, -1).to(tl.int64))
         if info is not None:
             below_max = x.to(tl.float64) - row.max.to(tl.float64)
-            logprob = log_probability(below_max / temperature.to(tl.float64), mass)
+            logprob = (below_max / temperature.to(tl.float64) - log_mass).to(tl.float32)
             logprob = tl.where(greedy, 0.0, logprob)
-            raw_logprob = log_probability(below_max, raw_mass)
+            raw_logprob = (below_max - log_raw_mass).to(tl.float32)
             tl.store(info.logprobs_ptr + place, tl.where(valid, logprob, float("nan")))
             tl.store(info.raw_logprobs_ptr + place, tl.where(valid, raw_logprob, float("nan")))

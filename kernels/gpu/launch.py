@@ -112,20 +112,30 @@ def _summarize_and_draw(
         asked = Info(raw, empty(torch.int32, batch, splits), *output[1:])
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
+    filter_c = None if rows.filter_c is rows.c else _column(rows.filter_c, logits)
     numbers = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
     stream, select = _options(SIZES.stream_threads, logits), _options(SIZES.draw_threads, logits)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
-            logits, temperature, c, filters, table, asked,
+            logits, temperature, c, filter_c, filters, table, asked,
             logits.stride(0), vocab, num_blocks, tiles, ROWS=SIZES.rows,
             **stream,
         )  # fmt: skip
         if rounds is not None:
             _launch_rounds(
-                logits, temperature, c, filters, table, scratch, rounds, num_blocks, shape, select
+                logits,
+                temperature,
+                filter_c or c,
+                filters,
+                table,
+                scratch,
+                rounds,
+                num_blocks,
+                shape,
+                select,
             )
         _draw_kernel[(batch,)](
-            logits, temperature, c, filters, *(values for values, _ in numbers),
+            logits, temperature, c, filter_c, filters, *(values for values, _ in numbers),
             table, scratch, output.tokens, settled, rounds, asked,
             logits.stride(0), *(stride for _, stride in numbers),
             vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,

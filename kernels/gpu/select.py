@@ -48,15 +48,6 @@ from .table import load_group_mass
 
 
 @triton.jit
-def filtered(filters, vocab_size):
-    """Whether a row has a filter that is on."""
-    by_value = (filters.min_p > -float("inf")) | (filters.epsilon_cutoff > -float("inf"))
-    by_value |= (filters.eta_cutoff > -float("inf")) | (filters.top_a > -float("inf"))
-    by_value |= filters.top_n_sigma < float("inf")
-    return (filters.top_k < vocab_size) | (filters.top_p < 1) | by_value
-
-
-@triton.jit
 def cut(row, least, low, kept, group_mass, SHAPE: tl.constexpr):
     """Go on with the tokens whose `fp32(fp32(x - max) * c)` is at least `least`, fp64.
 

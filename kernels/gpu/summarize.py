@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import filters_of_row, of_row
+from .arguments import filtered, filters_of_row, of_row
 from .arithmetic import BLOCK, GREEDY_BELOW, LOG2_E, token_weights, widen
 from .depth import block_depth
 from .spread import block_moments
@@ -40,8 +40,9 @@ def load_tile(row_ptr, offs, vocab_size, inside):
 @triton.jit(do_not_specialize=["tiles"])
 def _summarize_kernel(
     logits_ptr,  # [B, V] fp32 | bf16 | fp16
-    temperature,  # Column fp32, as is the next
+    temperature,  # Column fp32, as are the next two
     c,
+    filter_c,  # or None: that of the draw
     filters,  # Filters of Columns
     table,  # Table [B, N]
     info,  # Info, or None
@@ -56,6 +57,8 @@ def _summarize_kernel(
     greedy = of_row(temperature, pid_b, tl.float32) < GREEDY_BELOW
     c = of_row(c, pid_b, tl.float32)
     filters = filters_of_row(filters, pid_b)
+    if filter_c is not None:
+        c = tl.where(filtered(filters, vocab_size), of_row(filter_c, pid_b, tl.float32), c)
     # Needed are the masses of all blocks for top-p, and for the draw where no filter is on.
     has_p, no_min_p = filters.top_p < 1, filters.min_p == -float("inf")
     whole_mass = (greedy == 0) & (filters.top_k >= vocab_size) & (has_p | no_min_p)

@@ -23,6 +23,7 @@ def _fp32(bits: str) -> float:
 
 
 LOG2_E = _fp32("3fb8aa3b")
+LN_2 = 0.6931471805599453  # fp64
 # 2**f on [-0.5, 0.5], lowest power first.
 _WORDS = ("3f800000", "3f317218", "3e75fdee", "3d635774", "3c1d96a6", "3aaf9f2a", "3920fddd")
 EXP2_COEFFICIENTS = tuple(map(_fp32, _WORDS))

@@ -71,11 +71,12 @@ class BlockTable:
 
 def kept_set(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """What the filters keep, bool [B, V]; of a greedy row its one token."""
-    return _kept_set(BlockTable(logits, rows.c), rows)[:, : logits.shape[-1]]
+    return _kept_set(logits, rows)[:, : logits.shape[-1]]
 
 
-def _kept_set(table: BlockTable, rows: RowParams) -> torch.Tensor:
+def _kept_set(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """The same for all of the table, bool [B, N * 64]."""
+    table = BlockTable(logits, rows.filter_c)
     kept = table.x > -torch.inf
     for f in FILTERS:
         kept = kept & f.keep(table, kept, rows.filters[f.name][:, None])
@@ -87,7 +88,7 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
     """Tokens [B, num_samples] by the cumulative sum of contract section 5."""
     rows = rows.to(logits.device)
     table = BlockTable(logits, rows.c)
-    kept = _kept_set(table, rows)
+    kept = _kept_set(logits, rows)
     upto = table.cumulative_mass(kept)
     mass = upto[:, -1:]
     r = draws.below(mass)
@@ -120,10 +121,10 @@ def mask_logits(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """
     rows = rows.to(logits.device)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
-    table = BlockTable(logits, rows.c)
-    kept = _kept_set(table, rows)[:, : logits.shape[-1]]
+    kept = _kept_set(logits, rows)[:, : logits.shape[-1]]
     masked = (logits.float() / temperature).masked_fill(~kept, -torch.inf)
-    return masked.masked_fill(~table.row_max.isfinite()[:, None], torch.nan)
+    row_max = logits.float().amax(-1, keepdim=True)
+    return masked.masked_fill(~row_max.isfinite(), torch.nan)
 
 
 def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
