@@ -18,11 +18,14 @@ import torch
 from transformers import GenerationConfig
 
 from ..contract.draws import check_generator, seed_tensor
-from . import protocol
+from ..params import RECORDS, check_number, check_tensor
+from . import protocol, warpers
 
 # 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
 SEED_GAP = 0x9E3779B97F4A7C15 - 2**64
 _LOOP_GAP = 0xBB67AE8584CAA73B - 2**64  # 2**64 (sqrt(3) - 1): and those of a loop within a loop
+
+Value = float | torch.Tensor
 
 
 @dataclass
@@ -31,7 +34,7 @@ class LoopDraws:
 
     seed: torch.Tensor  # int64: 0-dimensional for the batch, or a seed a row
     first_step: torch.Tensor  # int64: 0-dimensional, or one a row
-    values: dict[str, torch.Tensor]  # parameters that were given as tensors, [rows]
+    values: dict[str, Value]  # of parameters: numbers, and what was given as tensors, [rows]
     lengths: torch.Tensor  # int64 [rows]: tokens drawn, counted by the loop
 
 
@@ -45,34 +48,40 @@ class _Rows:
 
     next_steps: torch.Tensor  # int64 on the CPU, [rows]
     seeds: torch.Tensor | None = None  # int64 on the CPU: 0-dimensional, or [rows]
-    values: dict[str, torch.Tensor] = field(default_factory=dict)  # on the CPU, [rows] each
+    values: dict[str, Value] = field(default_factory=dict)  # numbers, and [rows] on the CPU
 
 
 class Call:
-    """The seed, generator and parameter tensors of one `generate` call, and how far it has drawn.
+    """The seed, generator and parameters of one `generate` call, and how far it has drawn.
 
-    `values` holds parameters by name, each a tensor with a value a prompt or a value a row;
-    `sequences` are those returned for each prompt, where an inner call does not know of it. Loops
-    of `model` and of the models inside of it are the call's own.
+    `values` holds by name the parameters that Hugging Face's configuration cannot: those it does
+    not know, and tensors, with a value a prompt or a value a row. `sequences` are those returned
+    for each prompt, where an inner call does not know of it. Loops of `model` and of the models
+    inside of it are the call's own.
+
+    Raises TypeError or ValueError for a value of the wrong kind or out of range.
     """
 
     def __init__(
         self,
         seed: int | torch.Tensor | None = None,
         generator: torch.Generator | None = None,
-        values: dict[str, torch.Tensor] | None = None,
+        values: dict[str, Value | None] | None = None,
         sequences: int = 1,
         model: Any = None,
     ) -> None:
         check_generator(seed, generator)
         self._seed = seed
         self._generator = generator
-        self._values = values or {}
+        self._values: dict[str, Value] = {}
         self._sequences = sequences
         self._model = model
-        given = {"seed": seed, "generator": generator, **self._values}
+        draws = {"seed": seed, "generator": generator}
         # The first argument that only our loop can serve, if there is one.
-        self.asked_for = next((name for name, value in given.items() if value is not None), None)
+        self.asked_for = next((name for name, value in draws.items() if value is not None), None)
+        # The first that is another for each row, if there is one.
+        self.by_row = self.asked_for
+        self.take(values or {})
         self._reached = self._sampled = False
         self._rows: list[_Rows] = []  # of the outermost loops, of those inside of them, ...
         self._open_loops = 0
@@ -98,7 +107,10 @@ class Call:
         draws = LoopDraws(
             (seeds[index] if seeds.dim() else seeds).to(device),
             steps.to(device),
-            {name: value[index].to(device) for name, value in known.values.items()},
+            {
+                name: value[index].to(device) if isinstance(value, torch.Tensor) else value
+                for name, value in known.values.items()
+            },
             torch.zeros(rows, dtype=torch.int64, device=device),
         )
         self._open_loops += 1
@@ -124,7 +136,10 @@ class Call:
             total = len(known.next_steps)
             known.values = {
                 name: _by_row(name, value.detach().cpu(), total, sequences, model)[0]
+                if isinstance(value, torch.Tensor)
+                else value
                 for name, value in self._values.items()
+                if is_on(name, value)
             }
             seeds = self._seeds(model, total, sequences, places is not None)
             known.seeds = seeds + level * _LOOP_GAP
@@ -134,10 +149,19 @@ class Call:
         """Whether a loop of `model` is a part of the call."""
         return self._model is not None and any(part is model for part in self._model.modules())
 
-    def take(self, values: dict[str, torch.Tensor]) -> None:
+    def take(self, values: dict[str, Value | None]) -> None:
         """More parameters, of a `generate` that hands its own on to the one it overrides."""
-        self._values |= values
-        self.asked_for = self.asked_for or next(iter(values), None)
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                check_tensor(name, value, value.numel(), validate=True)
+            elif value is not None:
+                check_number(name, value)
+            if value is not None:
+                self._values[name] = value
+            if is_on(name, value):
+                self.asked_for = self.asked_for or name
+            if isinstance(value, torch.Tensor) and value.numel() > 1:
+                self.by_row = self.by_row or name
 
     def for_requests(self, samples: bool) -> dict[str, Any]:
         """What was given, by name, for `generate_batch` to hand to its requests."""
@@ -173,6 +197,16 @@ class Call:
             return seeds + turn * SEED_GAP
         # Where rows come and go, each needs a seed to keep.
         return seeds + torch.arange(rows) * SEED_GAP if rows_come_and_go else seeds
+
+
+def own_settings(config: GenerationConfig) -> dict[str, Any]:
+    """What a generation config holds of the parameters that transformers does not know."""
+    return {name: getattr(config, name, None) for name in warpers.OWN}
+
+
+def is_on(name: str, value: Any) -> bool:
+    """Whether the value of a parameter, a number, a tensor or None, may change a draw."""
+    return isinstance(value, torch.Tensor) or value not in (None, RECORDS[name].off)
 
 
 def _by_row(

@@ -36,7 +36,7 @@ from ..api import mask_logits, sample
 from ..contract.draws import signed_word
 from ..params import PARAMETERS, RECORDS, SamplingParams, check_names, check_number
 from . import warpers
-from .call import SEED_GAP
+from .call import SEED_GAP, is_on, own_settings
 from .loop import argmax
 from .protocol import warn_caller
 
@@ -153,8 +153,8 @@ class FusedManager(ContinuousBatchingManager):
         if not self.is_tp_driver:  # it gets the requests of the one that is, seeds included
             return None
         settings = {name: kwargs.pop(name) for name in [*kwargs] if name not in _OF_REQUESTS}
-        if settings.get("seed") is not None and not self.logit_processor.samples:
-            warn_caller("seed was given, but greedy decoding draws nothing")
+        if not self.logit_processor.samples:
+            warn_of_greedy(settings)
         settings |= getattr(input_ids, "settings", {})
         settings = {name: value for name, value in settings.items() if value is not None}
         self.logit_processor.check_kwargs(settings)
@@ -179,6 +179,14 @@ class FusedManager(ContinuousBatchingManager):
             if isinstance(processor.inputs_and_outputs, ContinuousBatchingAsyncIOs):
                 processor.inputs_and_outputs.__class__ = FusedAsyncIOs
         return processor
+
+
+def warn_of_greedy(settings: dict[str, Any]) -> None:
+    """Tell of what greedy decoding does not need: as `Call.close`, which batches have none of."""
+    given = {"seed": settings.get("seed") is not None}
+    given |= {name: is_on(name, settings.get(name)) for name in warpers.OWN}
+    if name := next((name for name, found in given.items() if found), None):
+        warn_caller(f"{name} was given, but greedy decoding draws nothing")
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -207,6 +215,9 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         own = {warpers.fused_name(p): warpers.fused_value(p) for p in processors() if _fused(p)}
         if config.temperature is not None:  # near 0 too, where `generate` divides
             own["temperature"] = config.temperature
+        others = {n: value for n, value in own_settings(config).items() if value is not None}
+        check_settings(others)
+        own |= others
         self._defaults = {name: own.get(name, r.kind(r.off)) for name, r in RECORDS.items()}
 
         # What is no warper of ours by its kind or its other attributes stays, with its own value.
@@ -218,11 +229,9 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         )  # says which of them it drops
         stages, drawn = warpers.split(p for p in placed if _fused(p) or p in self.logits_processor)
         self._stages = [_names_in(s) if isinstance(s, SamplingParams) else s for s in stages]
-        # transformers knows nothing of the others, which come last.
-        others = [name for name in PARAMETERS if name not in warpers.PLACEHOLDERS]
-        others = others if config.do_sample else []
-        self._names = [*replaced, *others]
-        self._drawn = [*_names_in(drawn), *others]
+        last = warpers.OWN if config.do_sample else ()
+        self._names = [*replaced, *last]
+        self._drawn = [*_names_in(drawn), *last]
         self._sequences = sequences
         self.samples = bool(config.do_sample)
         self.tensors_required = _ROWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,7 +15,7 @@ from transformers.generation.utils import GenerateNonBeamOutput
 
 from ..api import sample
 from . import protocol, warpers
-from .call import Call
+from .call import Call, own_settings
 
 
 def fused_generate(
@@ -48,6 +49,9 @@ def fused_generate(
             choose its backend. It is given scores fp32 | bf16 | fp16 `[rows, V]` and, by keyword,
             `params`, `seed`, `step` and `validate=False`, and returns int64 `[rows]`, -1 for a row
             that cannot be drawn from. Greedy decoding does not call it.
+        model_kwargs: what the model takes; and the parameters that transformers does not know, by
+            their names in `SamplingParams`: a number, or a tensor with one a prompt or one a
+            returned row. Where one is left out, a generation config may hold it.
 
     The token at position i of the new text is drawn with `step=i`. `scores` are the processed
     logits through `mask_logits`, `logits` the untouched ones, both fp32 `[rows, V]`.
@@ -55,18 +59,22 @@ def fused_generate(
     Returns what `generate` does: int64 `[rows, length]`, or the output object that
     `return_dict_in_generate` asks for.
 
-    Raises ValueError for a decoding mode other than sampling and greedy, for a seed that fits
-    neither prompts nor rows, and when an unfinished row cannot be drawn from (greedy: holds a NaN).
+    Raises ValueError for a decoding mode other than sampling and greedy, for a seed or a parameter
+    that fits neither prompts nor rows, and when an unfinished row cannot be drawn from (greedy:
+    holds a NaN).
     """
     lost = protocol.lost_arguments(model)
     streamer = lost.get("streamer") if streamer is None else streamer
     synced_gpus = synced_gpus or lost.get("synced_gpus", False)
     with ended_by_errors(streamer):
         _check_mode(generation_config, lost.get("assistant_model"))
-        call = Call(seed, generator)
-        if call.asked_for and protocol.places_in_outer_call(model) is not None:
+        values = own_settings(generation_config)
+        given = {name: model_kwargs.pop(name) for name in values if name in model_kwargs}
+        values |= {name: value for name, value in given.items() if value is not None}
+        call = Call(seed, generator, values)
+        if call.by_row and protocol.places_in_outer_call(model) is not None:
             raise ValueError(
-                f"{call.asked_for} cannot go on from one piece of a recording to the next in a "
+                f"{call.by_row} cannot go on from one piece of a recording to the next in a "
                 "callable custom_generate; patch(model) and call plain model.generate(...)."
             )
         output = decode(
@@ -83,6 +91,23 @@ def fused_generate(
         )
     call.close()
     return output
+
+
+def _name_what_transformers_does_not_know() -> None:
+    """`generate` hands on the arguments that the callable's signature names, and no others."""
+    signature = inspect.signature(fused_generate)
+    *named, rest = signature.parameters.values()
+    own = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Parameter"
+        )
+        for name in warpers.OWN
+    ]
+    parameters = [*named, *own, rest]
+    fused_generate.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+
+
+_name_what_transformers_does_not_know()
 
 
 @contextmanager

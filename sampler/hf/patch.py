@@ -25,11 +25,10 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from ..contract.draws import check_generator
-from ..params import PARAMETERS, check_tensor
+from ..params import PARAMETERS
 from . import warpers
-from .call import Call
+from .call import Call, own_settings
 from .loop import decode, ended_by_errors
-from .protocol import warn_caller
 
 if Version(transformers.__version__) >= Version("5.20.0"):
     from . import continuous
@@ -58,8 +57,8 @@ def patch(model: Model) -> Model:
 
         seed, generator: as `fused_generate` takes them. Where the model calls `generate` more than
             once in a call, as for a long recording, the draws go on from one to the next.
-        temperature, top_k, top_p, min_p, epsilon_cutoff: also tensors, with one value a prompt or
-            one a returned row.
+        temperature and filters: also tensors, with one value a prompt or one a returned row; also
+            those that transformers does not know. A generation config may hold these as well.
 
     Raises TypeError for what holds no Hugging Face `generate`, ValueError for a model that draws
     tokens in a loop of its own.
@@ -177,25 +176,30 @@ def _generate(
         if isinstance(kwargs.get(name), torch.Tensor) and name not in named
     }
     samples = _setting("do_sample", model, *args[:2], **kwargs)
-    for name, value in values.items():
-        check_tensor(name, value, value.numel(), validate=True)
+    for name in values:
         # A tensor goes around Hugging Face's configuration, which holds numbers.
         kwargs.pop(name)
         kwargs |= {name: warpers.PLACEHOLDERS[name]} if samples else {}
+    # And so does what transformers does not know.
+    own = [name for name in warpers.OWN if name not in named]
+    values |= {name: kwargs.pop(name) for name in own if name in kwargs}
     if (call := _open_call(model)) and not given:
         call.take(values)  # by a model's own `generate`, or by that of a model around it
         return original(model, *args, **kwargs)
     if not given:
         seed = _setting("seed", model, *args[:2], **kwargs)
+    for name in own:
+        if values.get(name) is None:
+            values[name] = _setting(name, model, *args[:2], **kwargs)
     sequences = _setting("num_return_sequences", model, *args[:2], **kwargs) or 1
-    call = Call(seed, generator, values, sequences, model)
-    _check_rag(model, {"seed": seed, **values})
-    outer = _CALL.set(call)
-    try:
-        with ended_by_errors(named.get("streamer", kwargs.get("streamer"))):
+    with ended_by_errors(named.get("streamer", kwargs.get("streamer"))):
+        call = Call(seed, generator, values, sequences, model)
+        _check_rag(model, {"seed": seed, **values})
+        outer = _CALL.set(call)
+        try:
             output = original(model, *args, **kwargs)
-    finally:
-        _CALL.reset(outer)
+        finally:
+            _CALL.reset(outer)
     call.close()
     return output
 
@@ -237,7 +241,7 @@ def _sample(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any)
     kwargs.pop("tokenizer", None)  # was for the stopping criteria, is no input of the model
     if call := _open_call(model):
         return decode(call, model, *args, **kwargs)
-    call = Call()  # not called through `generate`
+    call = Call(values=own_settings(kwargs["generation_config"]))  # not called through `generate`
     output = decode(call, model, *args, **kwargs)
     call.close()
     return output
@@ -247,22 +251,29 @@ def _validate_generation_mode(
     original: Callable[..., Any], model: Any, mode: GenerationMode, *args: Any, **kwargs: Any
 ) -> Any:
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        _refuse_seed(model, mode.value.replace("_", " "))
+        _refuse_what_is_ours(model, mode.value.replace("_", " "))
     return original(model, mode, *args, **kwargs)
 
 
 def _other_mode(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    _refuse_seed(model, original.__name__.strip("_").replace("_", " "))
+    _refuse_what_is_ours(model, original.__name__.strip("_").replace("_", " "))
     return original(model, *args, **kwargs)
 
 
-def _refuse_seed(model: Any, mode: str) -> None:
-    if (call := _open_call(model)) and call.asked_for:
-        raise ValueError(
-            f"{call.asked_for} was given, but these arguments or the model's generation config ask "
-            f"for {mode}, which is Hugging Face's own and has no seed; leave it out and call "
-            "torch.manual_seed, or decode by sampling (num_beams=1)."
-        )
+def _refuse_what_is_ours(model: Any, mode: str) -> None:
+    call = _open_call(model)
+    if call is None or call.asked_for is None:
+        return
+    why, instead = "has no seed", "leave it out and call torch.manual_seed"
+    if call.asked_for in warpers.OWN:
+        why, instead = "does not know it", "leave it out"
+    elif call.asked_for in PARAMETERS:
+        why, instead = "takes it as one number alone", "give a number"
+    raise ValueError(
+        f"{call.asked_for} was given, but these arguments or the model's generation config ask for "
+        f"{mode}, which is Hugging Face's own and {why}; {instead}, or decode by sampling "
+        "(num_beams=1)."
+    )
 
 
 def _init_continuous_batching(
@@ -305,8 +316,8 @@ def _generate_batch(
             own["seed"] = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
         elif own.get("seed") is None:
             own["seed"] = _setting("seed", model, **config)
-        if own["seed"] is not None and not _setting("do_sample", model, **config):
-            warn_caller("seed was given, but greedy decoding draws nothing")
+        if not _setting("do_sample", model, **config):
+            continuous.warn_of_greedy(own)
     return original(model, continuous.with_settings(inputs, own, sequences), *args, **kwargs)
 
 

@@ -9,7 +9,7 @@ trailing warpers become the parameters of the draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,11 +18,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 
 from ..api import mask_logits
 from ..filters import FILTERS
-from ..params import GREEDY_BELOW, PARAMETERS, SamplingParams
-
-# Numbers for which transformers makes each warper: its list then shows where a value that it cannot
-# hold, one a row, is to apply.
-PLACEHOLDERS = {"temperature": 0.5, "top_k": 1, "top_p": 0.5, "min_p": 0.5, "epsilon_cutoff": 0.5}
+from ..params import GREEDY_BELOW, PARAMETERS, RECORDS, SamplingParams
 
 Stage = LogitsProcessorList | SamplingParams
 OFF = SamplingParams()  # the parameters of a draw from the scores as they are
@@ -31,16 +27,27 @@ OFF = SamplingParams()  # the parameters of a draw from the scores as they are
 _FUSED: dict[type, tuple[str, str]] = {
     logits_process.TemperatureLogitsWarper: ("temperature", "temperature")
 }
-_FUSED |= {getattr(logits_process, f.hf[0]): (f.name, f.hf[1]) for f in FILTERS if f.hf is not None}
+_FUSED |= {
+    getattr(logits_process, f.hf[0]): (f.name, f.hf[1])
+    for f in FILTERS
+    if f.hf is not None and hasattr(logits_process, f.hf[0])  # some are of transformers 5
+}
+
+# Numbers for which transformers makes each warper: its list then shows where a value that it cannot
+# hold, one a row, is to apply.
+PLACEHOLDERS = {name: 1 if RECORDS[name].kind is int else 0.5 for name, _ in _FUSED.values()}
+# The parameters that transformers does not know: no warper, and no argument of its `generate`.
+OWN = tuple(name for name in PARAMETERS if name not in PLACEHOLDERS)
 
 
 def split(
-    processors: Iterable[LogitsProcessor], values: dict[str, torch.Tensor] | None = None
+    processors: Iterable[LogitsProcessor],
+    values: Mapping[str, float | torch.Tensor] | None = None,
 ) -> tuple[list[Stage], SamplingParams]:
     """The stages to run before the draw, and the parameters of the draw.
 
-    `values` by name, [rows], take the place of what the warpers of that name hold; those that have
-    no warper are the draw's.
+    `values` by name, a number or [rows], take the place of what the warpers of that name hold;
+    those that have no warper are the draw's.
 
     Neighbouring warpers share one call while they follow the order of `SamplingParams`; one out of
     order, or a second of its kind, starts the next call. Running the stages in turn is therefore
@@ -48,7 +55,7 @@ def split(
     """
     stages: list[Stage] = []
     open_call: dict[str, float | torch.Tensor] = {}
-    values = dict(values or {})
+    left = dict(values or {})
     for processor in processors:
         name = fused_name(processor)
         rank = -1 if name is None else PARAMETERS.index(name)
@@ -56,12 +63,12 @@ def split(
             stages.append(SamplingParams(**open_call))
             open_call = {}
         if name is not None:
-            open_call[name] = values.pop(name, fused_value(processor))
+            open_call[name] = left.pop(name, fused_value(processor))
         elif stages and isinstance(stages[-1], LogitsProcessorList):
             stages[-1].append(processor)
         else:
             stages.append(LogitsProcessorList([processor]))
-    open_call |= values
+    open_call |= left
     return stages, SamplingParams(**open_call) if open_call else OFF
 
 
@@ -88,9 +95,10 @@ def fused_name(processor: Any) -> str | None:
     if name is None or processor.filter_value != -math.inf:
         return None
     # top-k has already raised its k to min_tokens_to_keep; the others apply it afterwards.
-    return name if name == "top_k" or processor.min_tokens_to_keep == 1 else None
+    return name if name == "top_k" or getattr(processor, "min_tokens_to_keep", 1) == 1 else None
 
 
 def fused_value(processor: Any) -> float:
-    """The value of that parameter."""
-    return getattr(processor, _FUSED[type(processor)][1])
+    """The value of that parameter, as a number."""
+    value = getattr(processor, _FUSED[type(processor)][1])
+    return value.item() if isinstance(value, torch.Tensor) else value

@@ -19,6 +19,7 @@ from transformers import (
     StopStringCriteria,
 )
 
+from ..hf import warpers
 from .errors import ModelError, brief
 from .load import LoadedModel
 from .quiet import quiet_transformers
@@ -43,7 +44,7 @@ _APPLIED = (
     "watermarking_config",
     "renormalize_logits",
 )
-_APPLIED_TO_SAMPLING = ("top_h", "typical_p", "eta_cutoff")
+_APPLIED_TO_SAMPLING = ("top_h", "typical_p")
 # What matters to the end of a text.
 _ENDING = ("forced_eos_token_id", "max_time", "stop_strings")
 # Other ways of decoding, other outputs, another prompt, caches that need hardware or packages of
@@ -150,14 +151,16 @@ def next_processors(
 ) -> tuple[LogitsProcessorList, LogitsProcessorList]:
     """The processors that `generate` runs with the arguments `inputs`, by the config and `drawing`.
 
-    Those up to the one that forbids what cannot be spelled, and those from the temperature on.
+    Those up to the one that forbids what cannot be spelled, and those from the temperature on. A
+    parameter of `drawing` that transformers does not know has none.
     Raises `ModelError` where the config's values make no processor.
     """
     spelled_only = SpelledOnly(loaded.tokenizer)
+    known = {name: value for name, value in drawing.items() if name not in warpers.OWN}
     with quiet_transformers(), using_config(loaded):
         processors = loaded.model.generate(
             **inputs,
-            **generate_arguments(loaded, drawing, to_the_end=False),
+            **generate_arguments(loaded, known, to_the_end=False),
             max_new_tokens=1,
             logits_processor=LogitsProcessorList([spelled_only]),
             custom_generate=_processors_alone,

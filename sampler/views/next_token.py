@@ -59,7 +59,7 @@ class NextToken:
         after the temperature.
         """
         _, after = next_processors(self.loaded, self._inputs, request.drawing)
-        stages, params = warpers.split(after)
+        stages, params = warpers.split(after, request.sampling)
         if request.greedy:
             return stages, dict(request.sampling)
         return stages, dict(vars(params))

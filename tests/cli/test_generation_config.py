@@ -44,7 +44,6 @@ CONFIGS = {
     "decay": ({"exponential_decay_length_penalty": [2, 1.9], "eos_token_id": [SECOND]}, False),
     "guidance": ({"guidance_scale": 2.0}, True),
     "typical": ({"typical_p": 0.3}, True),
-    "eta": ({"eta_cutoff": 0.2}, True),
     "watermark": ({"watermarking_config": {"bias": 4.0, "seeding_scheme": "lefthash"}}, True),
     "renormalized": ({"renormalize_logits": True}, False),
     "several": (
@@ -345,6 +344,8 @@ def test_what_cannot_be_followed_is_left_out_and_told(
         {"max_new_tokens": 3},
         {"seed": 5},
         {"temperature": 0.3, "top_k": 1, "top_p": 0.1, "min_p": 0.5, "epsilon_cutoff": 0.3},
+        {"eta_cutoff": 0.3},
+        {"top_n_sigma": 0.1, "top_a": 1.0},  # which transformers passes on
         {"do_sample": False},
     ],
     ids=lambda settings: " ".join(settings),

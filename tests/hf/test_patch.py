@@ -30,6 +30,7 @@ from transformers import (  # noqa: E402
     pipeline,
 )
 
+from fused_sampler import SamplingParams  # noqa: E402
 from fused_sampler.hf import fused_generate, patch, patched, unpatch  # noqa: E402
 from fused_sampler.params import PARAMETERS, RECORDS  # noqa: E402
 
@@ -303,11 +304,27 @@ BY_PROMPT = {
     "top_p": torch.tensor([0.6, 1.0]),
     "min_p": torch.tensor([0.0, 0.02]),
     "epsilon_cutoff": torch.tensor([0.01, 0.0]),
+    "eta_cutoff": torch.tensor([0.0, 0.1]),
+    "top_n_sigma": torch.tensor([0.0, 1.5]),
+    "top_a": torch.tensor([0.5, 0.0]),
 }
+OWN = hf_patch.warpers.OWN  # those that transformers does not know
+STRICT = {"top_n_sigma": 0.5, "top_a": 1.0}  # of them: values that drop most tokens
 
 
 def test_every_parameter_may_be_a_tensor():
-    assert set(BY_PROMPT) == set(PARAMETERS) == set(hf_patch.warpers.PLACEHOLDERS)
+    assert set(BY_PROMPT) == set(PARAMETERS) == {*hf_patch.warpers.PLACEHOLDERS, *OWN}
+    assert set(STRICT) == set(OWN)
+
+
+@pytest.mark.parametrize("name", BY_PROMPT)
+def test_values_by_prompt_change_what_is_drawn(model, name):
+    """Or the tests of them would say nothing."""
+    patch(model)
+    call = {"do_sample": True, "max_new_tokens": 20, "top_k": 0, "seed": torch.tensor([3, 4])}
+    plain = model.generate(PROMPTS, **call, temperature=2.0)
+    given = {"temperature": 2.0, name: BY_PROMPT[name]}
+    assert not torch.equal(model.generate(PROMPTS, **call | given), plain)
 
 
 @pytest.mark.parametrize("names", [*([name] for name in BY_PROMPT), list(BY_PROMPT)], ids=str)
@@ -363,6 +380,143 @@ def test_tensors_apply_where_their_warpers_stand(model):
 def test_tensors_that_do_not_fit(model, call, error, words):
     with pytest.raises(error, match=words):
         patch(model).generate(PROMPTS, do_sample=True, max_new_tokens=3, **call)
+
+
+# Parameters that transformers does not know
+
+
+def _own(model, how, **values):
+    """What is drawn at a temperature at which each of them matters; `how` chooses the loop."""
+    call = {"do_sample": True, "max_new_tokens": 12, "top_k": 0, "temperature": 2.0, "seed": 5}
+    return model.generate(PROMPTS, **call | how | values)
+
+
+@pytest.fixture(params=["plain", "custom"])
+def how(request, model):
+    """The two ways to our loop."""
+    if request.param == "plain":
+        patch(model)
+        return {}
+    return {"custom_generate": fused_generate}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_number_is_that_number_for_each_prompt(model, how, name):
+    drawn = _own(model, how, **{name: STRICT[name]})
+    tensors = [torch.full((rows,), STRICT[name]) for rows in (1, len(PROMPTS))]
+    assert all(torch.equal(_own(model, how, **{name: each}), drawn) for each in tensors)
+    assert not torch.equal(_own(model, how), drawn)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_tensor_in_a_call_of_fused_generate(model, name):
+    how = {"custom_generate": fused_generate, "num_return_sequences": 2}
+    seeds = {"seed": torch.tensor([1, 2, 3, 4])}
+    strict, off = (_own(model, how, **seeds, **{name: v}) for v in (STRICT[name], None))
+    mixed = _own(model, how, **seeds, **{name: torch.tensor([STRICT[name], RECORDS[name].off])})
+    rows = _own(model, how, **seeds, **{name: torch.tensor([0.0, STRICT[name], 0.0, 0.0])})
+    assert torch.equal(mixed, torch.cat([strict[:2], off[2:]]))
+    assert torch.equal(rows, torch.cat([off[:1], strict[1:2], off[2:]]))
+    assert not torch.equal(strict, off)
+
+
+@pytest.mark.parametrize("place", ["the call", "the model"])
+@pytest.mark.parametrize("name", OWN)
+def test_a_generation_config_may_hold_it(model, how, name, place):
+    strict, off = (_own(model, how, **{name: value}) for value in (STRICT[name], None))
+    if place == "the model":
+        setattr(model.generation_config, name, STRICT[name])
+        held = {}
+    else:
+        held = {"generation_config": GenerationConfig(eos_token_id=EOS, pad_token_id=PAD)}
+        setattr(held["generation_config"], name, STRICT[name])
+    assert torch.equal(_own(model, how, **held), strict)
+    assert torch.equal(_own(model, how, **held, **{name: None}), strict)
+    assert torch.equal(_own(model, how, **held, **{name: RECORDS[name].off}), off)
+
+
+def test_a_sampler_is_given_numbers_as_numbers(model):
+    seen = []
+
+    def sampler(scores, **given):
+        seen.append(given["params"])
+        return scores.argmax(1)
+
+    how = {"custom_generate": fused_generate, "sampler": sampler, "max_new_tokens": 1}
+    by_row = torch.tensor([0.0, 1.0])
+    _own(model, how, top_n_sigma=1.5, top_k=40, top_a=0.0)
+    _own(model, how, top_n_sigma=1.5, top_a=by_row)
+    assert seen[0] == SamplingParams(temperature=2.0, top_n_sigma=1.5, top_k=40)
+    assert seen[1].top_n_sigma == 1.5 and torch.equal(seen[1].top_a, by_row)
+    assert not any(isinstance(params.top_n_sigma, torch.Tensor) for params in seen)
+
+
+@pytest.mark.parametrize("value", [0.5, torch.tensor([0.5, 0.5])], ids=["number", "tensor"])
+@pytest.mark.parametrize("name", OWN)
+def test_of_greedy_decoding_it_is_a_warning(model, how, name, value):
+    with pytest.warns(UserWarning, match=f"{name} was given, but greedy decoding draws") as told:
+        _own(model, how, do_sample=False, seed=None, **{name: value})
+    assert [warning.filename for warning in told if name in str(warning.message)] == [__file__]
+
+
+@pytest.mark.parametrize("value", [0.5, torch.tensor([0.5, 0.5])], ids=["number", "tensor"])
+@pytest.mark.parametrize("place", ["the call", "the model"])
+def test_other_modes_refuse_it_by_name(model, value, place):
+    patch(model)
+    given = {"top_a": value}
+    if place == "the model":
+        model.generation_config.top_a, given = value, {}
+    words = r"top_a was given, but .* ask for beam sample, which is .* does not know it; leave it"
+    with pytest.raises(ValueError, match=words):
+        _own(model, {}, num_beams=2, seed=None, **given)
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("given", ["None", "off"])
+def test_what_is_off_is_not_given(model, recwarn, name, given):
+    patch(model)
+    off = {name: None if given == "None" else RECORDS[name].off}
+    for beams in (1, 2):
+        call = {"do_sample": False, "num_beams": beams, "max_new_tokens": 3, "seed": None}
+        assert torch.equal(_own(model, {}, **call, **off), _own(model, {}, **call))
+    assert not [w for w in recwarn if name in str(w.message)]
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        ({"top_n_sigma": -1}, ValueError, "top_n_sigma is -1, out of range; use a number above 0"),
+        ({"top_a": "0.5"}, TypeError, "top_a must be a number, a .B. tensor or None, got '0.5'"),
+        ({"top_a": True}, TypeError, "top_a must be a number"),
+        ({"top_a": torch.tensor([0.5, 2.0])}, ValueError, "top_a is 2.0 in row 1, out of range"),
+        ({"top_a": torch.tensor([1, 0])}, TypeError, "top_a must be a floating-point tensor"),
+        ({"top_a": torch.tensor([0.1] * 3)}, ValueError, r"top_a has shape \[3\] for 2 prompts"),
+    ],
+)
+def test_wrong_values_of_what_transformers_does_not_know(model, how, values, error, words):
+    streamer = mock.Mock()
+    with pytest.raises(error, match=words):
+        _own(model, how, streamer=streamer if "shape" not in words else None, **values)
+    if "shape" not in words:
+        streamer.end.assert_called_once()
+
+
+def test_a_generate_that_names_one_of_our_own_hands_it_on(model):
+    class Own(GPT2LMHeadModel):
+        def generate(self, inputs=None, top_a=0.3, **kwargs):
+            return super().generate(inputs, top_a=2 * top_a, **kwargs)
+
+    patch(model)
+    strict, default = _own(model, {}, top_a=1.0), _own(model, {}, top_a=0.6)
+    model.__class__ = Own
+    patch(model)
+    assert torch.equal(_own(model, {}, top_a=0.5), strict)
+    assert torch.equal(_own(model, {}), default) and not torch.equal(strict, default)
+
+
+def test_the_signature_of_fused_generate_names_them():
+    signature = inspect.signature(fused_generate)
+    assert [*signature.parameters][-len(OWN) - 1 :] == [*OWN, "model_kwargs"]
 
 
 def test_a_generator(model):

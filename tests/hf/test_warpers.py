@@ -11,6 +11,7 @@ transformers = pytest.importorskip("transformers", reason="needs the `hf` extra"
 
 from transformers import (  # noqa: E402
     EpsilonLogitsWarper,
+    EtaLogitsWarper,
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -22,7 +23,9 @@ from transformers import (  # noqa: E402
 )
 
 from fused_sampler import SamplingParams, mask_logits  # noqa: E402
-from fused_sampler.hf.warpers import run, split  # noqa: E402
+from fused_sampler.filters import FILTERS  # noqa: E402
+from fused_sampler.hf.warpers import OWN, PLACEHOLDERS, run, split  # noqa: E402
+from fused_sampler.params import PARAMETERS, RECORDS  # noqa: E402
 
 IDS = torch.tensor([[0, 0, 0]])  # the prompt: token 0, which every vocabulary has
 ALL_FOUR = [
@@ -96,6 +99,11 @@ def test_nothing_is_left_to_the_draw_after_a_last_processor():
             SamplingParams(min_p=0.1),
             SamplingParams(top_p=0.5),
         ),
+        (
+            [EtaLogitsWarper(0.25), EpsilonLogitsWarper(0.1)],
+            SamplingParams(eta_cutoff=0.25),
+            SamplingParams(epsilon_cutoff=0.1),
+        ),
     ],
 )
 def test_another_order_or_a_repeat_starts_another_call(warpers, first, last):
@@ -118,6 +126,8 @@ class HalfTemperature(TemperatureLogitsWarper):
         TopPLogitsWarper(0.5, min_tokens_to_keep=2),
         MinPLogitsWarper(0.5, min_tokens_to_keep=3),
         MinPLogitsWarper(0.5, filter_value=0.0),
+        EtaLogitsWarper(0.5, min_tokens_to_keep=2),
+        EtaLogitsWarper(0.5, filter_value=-1e4),
     ],
     ids=lambda warper: type(warper).__name__,
 )
@@ -128,6 +138,55 @@ def test_warpers_that_mean_something_else_stay(warper):
 
 def test_top_k_keeps_at_least_min_tokens_to_keep():
     assert split([TopKLogitsWarper(1, min_tokens_to_keep=4)]) == ([], SamplingParams(top_k=4))
+
+
+def test_every_value_is_a_plain_number():
+    """Of eta the warper holds a tensor."""
+    _, params = split([*ALL_FOUR, EpsilonLogitsWarper(0.07), EtaLogitsWarper(0.07)])
+    assert params == SamplingParams(
+        temperature=0.8,
+        top_k=50,
+        top_p=0.9,
+        min_p=0.05,
+        epsilon_cutoff=0.07,
+        eta_cutoff=torch.tensor(0.07).item(),
+    )
+    kinds = {name: type(value) for name, value in vars(params).items()}
+    assert kinds == {name: record.kind for name, record in RECORDS.items()}
+
+
+# What has no warper
+
+
+def test_a_parameter_has_a_warper_or_is_our_own():
+    assert {*PLACEHOLDERS, *OWN} == set(PARAMETERS) and not PLACEHOLDERS.keys() & set(OWN)
+    known = {f.name for f in FILTERS if f.hf and hasattr(transformers, f.hf[0])}
+    assert set(PLACEHOLDERS) == {"temperature", *known}
+
+
+@pytest.mark.parametrize("processors", [ALL_FOUR, [PENALTY, *ALL_FOUR]], ids=["alone", "penalty"])
+def test_our_own_join_the_draw(processors):
+    stages, params = split(processors, {"top_a": 0.1, "top_n_sigma": 1.5})
+    assert _kinds(stages) == [["RepetitionPenaltyLogitsProcessor"]] * (processors is not ALL_FOUR)
+    assert params == SamplingParams(
+        temperature=0.8, top_n_sigma=1.5, top_k=50, top_p=0.9, min_p=0.05, top_a=0.1
+    )
+
+
+def test_our_own_come_last_where_the_draw_has_stages_before_it():
+    stages, params = split([*ALL_FOUR, TYPICAL], {"top_n_sigma": 1.5})
+    assert _kinds(stages)[-1] == ["TypicalLogitsWarper"]
+    assert params == SamplingParams(top_n_sigma=1.5)
+    assert split([], {"top_a": 0.5}) == ([], SamplingParams(top_a=0.5))
+
+
+def test_values_take_the_place_of_what_warpers_hold():
+    tops, rows = torch.tensor([5, 9]), torch.tensor([0.5, 0.25])
+    given = {"top_k": tops, "top_a": rows, "top_p": 0.75}
+    stages, params = split([*ALL_FOUR[:2], TYPICAL, ALL_FOUR[2]], given)
+    first = stages[0]
+    assert (first.temperature, params.top_p) == (0.8, 0.75)
+    assert first.top_k is tops and params.top_a is rows
 
 
 # run
@@ -175,6 +234,11 @@ LISTS = {
     "top-p 0": [TopPLogitsWarper(0.0)],
     "min-p 1": [MinPLogitsWarper(1.0)],
     "epsilon near 1": [EpsilonLogitsWarper(0.999)],
+    "eta": [EtaLogitsWarper(0.003)],
+    "eta where epsilon is the lower": [EtaLogitsWarper(1e-4)],
+    "eta near 1": [EtaLogitsWarper(0.999)],
+    "all four, epsilon and eta": [*ALL_FOUR, EpsilonLogitsWarper(0.02), EtaLogitsWarper(0.3)],
+    "eta before all": [EtaLogitsWarper(0.02), *ALL_FOUR],
 }
 
 
@@ -194,14 +258,14 @@ def test_random_logits_without_ties_are_masked_alike(name, vocab):
 MASS = 1e-6  # what fp32 softmax and cumulative sums may be off by, as a share of the mass
 
 
-def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff):
+def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff, eta_cutoff):
     """Tokens [B, V] on which the two may differ, in fp64: where the contract breaks with
     Hugging Face's rule, and where its fp32 sums cannot tell the sides of a boundary.
 
     - top-p: tokens within MASS of the boundary, and all ties of a value that straddles it (the
       contract keeps all of them, Hugging Face as many as sorting put first);
-    - min-p, epsilon: tokens whose probability is within a share of MASS of the threshold; what
-      epsilon renormalises over is known to that as well.
+    - min-p, epsilon, eta: tokens whose probability is within a share of MASS of the threshold;
+      what epsilon and eta renormalise over is known to that as well, and so is the entropy.
     Top-k must agree without exception.
     """
     x = logits.double() / temperature
@@ -219,12 +283,28 @@ def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff)
     straddles = (above < top_p) & (1 - below > top_p) & (last > first)
     ratio = (x - x.amax(1, keepdim=True)).exp()
     near_min_p = (ratio - min_p).abs() <= MASS * min_p
-    kept = mask_logits(logits, temperature, top_k=top_k, top_p=top_p, min_p=min_p) > -torch.inf
-    share = p / (p * kept).sum(1, keepdim=True)
+    before = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    share = _shares(logits, temperature, **before)
     near_epsilon = (share - epsilon_cutoff).abs() <= 3 * MASS * epsilon_cutoff
+    share = _shares(logits, temperature, **before, epsilon_cutoff=epsilon_cutoff)
+    eta = _eta(share, eta_cutoff)
+    near_eta = (share - eta).abs() <= 3 * MASS * eta
     near = (near_top_p | straddles) & (top_p < 1)
     near |= (near_min_p & (min_p > 0)) | (near_epsilon & (epsilon_cutoff > 0))
+    near |= near_eta & (eta_cutoff > 0)
     return near, straddles
+
+
+def _shares(logits, temperature, **filters):
+    """Probabilities in fp64 among what filters keep, [B, V]; 0 for what they drop."""
+    kept = mask_logits(logits, temperature, **filters) > -torch.inf
+    return (logits.double() / temperature).masked_fill(~kept, -torch.inf).softmax(1)
+
+
+def _eta(share, eta_cutoff):
+    """Its threshold in fp64, [B, 1]."""
+    surprise = torch.special.entr(share).sum(1, keepdim=True)
+    return (-surprise).exp().mul(eta_cutoff**0.5).clamp(max=eta_cutoff)
 
 
 @pytest.mark.parametrize(
@@ -241,19 +321,24 @@ def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff)
         {"epsilon_cutoff": 3e-4},
         # Not after top-p: ties that one of the two drops would change what the other divides by.
         {"temperature": 1.2, "top_k": 500, "min_p": 1e-3, "epsilon_cutoff": 2e-3},
+        {"eta_cutoff": 3e-4},
+        {"eta_cutoff": 0.2},
+        {"temperature": 1.7, "eta_cutoff": 4e-3},
+        {"temperature": 1.2, "top_k": 500, "min_p": 1e-3, "eta_cutoff": 0.02},
+        {"temperature": 1.5, "top_k": 900, "epsilon_cutoff": 5e-4, "eta_cutoff": 0.1},
     ],
     ids=str,
 )
 def test_real_logits_are_masked_alike_ties_and_rounding_aside(params):
     logits = real_logits().float()
-    full = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "epsilon_cutoff": 0.0}
-    full |= params
+    full = {name: RECORDS[name].off for name in PLACEHOLDERS} | params
     makers = {
         "temperature": TemperatureLogitsWarper,
         "top_k": TopKLogitsWarper,
         "top_p": TopPLogitsWarper,
         "min_p": MinPLogitsWarper,
         "epsilon_cutoff": EpsilonLogitsWarper,
+        "eta_cutoff": EtaLogitsWarper,
     }
     ours, theirs = _both([makers[name](value) for name, value in params.items()], logits)
     kept, theirs_kept = ours > -torch.inf, theirs > -torch.inf
@@ -261,7 +346,7 @@ def test_real_logits_are_masked_alike_ties_and_rounding_aside(params):
     assert torch.equal(ours[both], theirs[both])
     allowed, straddles = _allowed_to_differ(logits, **full)
     assert not ((kept != theirs_kept) & ~allowed).any()
-    cut_after = full["min_p"] > 0 or full["epsilon_cutoff"] > 0
+    cut_after = any(full[name] > 0 for name in ("min_p", "epsilon_cutoff", "eta_cutoff"))
     assert cut_after or kept[straddles].all(), "all ties at a boundary are kept"
     assert kept.gather(1, logits.argmax(1, keepdim=True)).all()
     if "top_p" in params:
@@ -274,5 +359,73 @@ def test_ties_at_the_top_p_boundary_are_all_kept():
     ours, theirs = _both([TopPLogitsWarper(0.8)], logits)
     assert ours.isinf().sum() == 0 and theirs.isinf().sum() == 1
     assert torch.equal(ours, mask_logits(logits, top_p=0.8))
-    _, straddles = _allowed_to_differ(logits, 1.0, 0, 0.8, 0.0, 0.0)
+    _, straddles = _allowed_to_differ(logits, 1.0, 0, 0.8, 0.0, 0.0, 0.0)
     assert straddles.tolist() == [[True, False, True, False]]
+
+
+# What transformers has no warper for: textbooks in fp64, on what the filters before have kept.
+
+
+def _top_n_sigma(x, share, n):
+    """How far below the best a token may be, and how far it is."""
+    rows = x.masked_fill(x == -torch.inf, torch.nan)
+    best = rows.nan_to_num(-torch.inf).amax(1, keepdim=True)
+    deviation = (rows - rows.nanmean(1, keepdim=True)).square().nanmean(1, keepdim=True).sqrt()
+    return n * deviation, best - x
+
+
+def _top_a(x, share, a):
+    """A token's probability, and what it has to be."""
+    return share, a * share.amax(1, keepdim=True).square()
+
+
+TEXTBOOKS = {"top_n_sigma": _top_n_sigma, "top_a": _top_a}  # kept unless the second is larger
+CHAINS = [
+    {"top_n_sigma": 0.7},
+    {"top_n_sigma": 3.0, "temperature": 0.4},
+    {"top_n_sigma": 1.5, "top_k": 7, "top_p": 0.9, "min_p": 0.1},
+    {"top_a": 0.05},
+    {"top_a": 1.0, "temperature": 1.6},
+    {"top_k": 40, "epsilon_cutoff": 0.003, "eta_cutoff": 0.02, "top_a": 0.3},
+    {"top_n_sigma": 2.5, "top_k": 900, "eta_cutoff": 1e-3, "top_a": 0.01, "temperature": 1.3},
+]
+
+
+def _rows(kind):
+    if kind == "real":
+        return real_logits().float()
+    logits = torch.randn(16, 4097, generator=torch.Generator().manual_seed(0)) * 3
+    logits[::2, ::3] = -torch.inf
+    return logits
+
+
+@pytest.mark.parametrize("kind", ["random", "real"])
+@pytest.mark.parametrize("chain", CHAINS, ids=str)
+def test_what_has_no_warper_keeps_what_its_textbook_keeps(chain, kind):
+    """Each in its place among the filters, as `generate` hands them to the draw."""
+    logits = _rows(kind)
+    temperature = chain.get("temperature", 1.0)
+    for name in TEXTBOOKS.keys() & chain.keys():
+        earlier = PARAMETERS[1 : PARAMETERS.index(name)]
+        before = {other: chain[other] for other in earlier if other in chain}
+        share = _shares(logits, temperature, **before)
+        larger, smaller = TEXTBOOKS[name](logits.double(), share, chain[name])
+        near = (share > 0) & ((larger - smaller).abs() <= 3 * MASS * larger)
+        stages, params = split([], {"temperature": temperature, **before, name: chain[name]})
+        kept = run([*stages, params], IDS.expand(len(logits), -1), logits) > -torch.inf
+        wanted = (share > 0) & (larger >= smaller)
+        assert not ((kept != wanted) & ~near).any()
+        assert near.sum() < 20 and (kept.sum(1) < (share > 0).sum(1)).any()
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=str)
+def test_our_own_beside_warpers_are_one_call_in_the_order_of_the_parameters(chain):
+    """Whatever the order in which they were named."""
+    logits, makers = _rows("random"), {"temperature": TemperatureLogitsWarper}
+    makers |= {"top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
+    makers |= {"epsilon_cutoff": EpsilonLogitsWarper, "eta_cutoff": EtaLogitsWarper}
+    own = {name: chain[name] for name in reversed(chain) if name in OWN}
+    warpers = [make(chain[name]) for name, make in makers.items() if name in chain]
+    stages, params = split(warpers, own)
+    assert stages == []
+    assert torch.equal(run([params], IDS, logits), mask_logits(logits, **chain))

@@ -13,10 +13,11 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 from explorer import PROMPT, ask_view, request_of, serving
 
 import fused_sampler
-from fused_sampler import SamplingParams, mask_logits
+from fused_sampler import SamplingParams, mask_logits, sample
 from fused_sampler.cli import main
 from fused_sampler.explorer.page import render_page
 from fused_sampler.explorer.text import Explorer
+from fused_sampler.explorer.view import TOP
 from fused_sampler.filters import FILTERS
 from fused_sampler.models.load import load_model
 from fused_sampler.params import PARAMETERS, RECORDS
@@ -25,6 +26,8 @@ from fused_sampler.views.numbers import label
 from fused_sampler.views.sweep import sweep
 
 ROOT = Path(fused_sampler.__file__).parent
+COLD = {"temperature": 0.5}  # where every filter drops most tokens somewhere on its axis
+SEEDS = 16
 each_filter = pytest.mark.parametrize("record", FILTERS, ids=lambda record: record.name)
 
 
@@ -43,37 +46,50 @@ def logits(token):
     return token.logits
 
 
-def middle(record):
-    """A value of the axis that drops some tokens and keeps more than one."""
-    if record.kind is int:
-        return 5
-    return record.axis.high / 10 if record.axis.log else (record.axis.low + record.axis.high) / 2
+@pytest.fixture(scope="module")
+def biting(token):
+    """Of a filter: a value that keeps some of the tokens in the explorer's table, and not all."""
+
+    def value_of(record):
+        curve = sweep(token, request_of(**COLD), record.name)
+        kept, value = min(zip(curve.kept, curve.values, strict=True), key=lambda p: abs(p[0] - 10))
+        assert 1 < kept < TOP
+        return record.kind(value)
+
+    return value_of
 
 
 @each_filter
-def test_inspect_filters(record, folder, logits, capsys):
-    value = middle(record)
-    option = f"--{label(record.name)}"
-    assert main(["inspect", PROMPT, "--model", folder, "--json", option, str(value)]) == 0
+def test_inspect_filters(record, folder, logits, biting, capsys):
+    value = biting(record)
+    arguments = ["inspect", PROMPT, "--model", folder, "--json", "--temperature", "0.5"]
+    assert main([*arguments, f"--{label(record.name)}", str(value)]) == 0
     found = json.loads(capsys.readouterr().out)
-    kept = int((mask_logits(logits, **{record.name: value}) > -math.inf).sum())
+    kept = int((mask_logits(logits, **COLD, **{record.name: value}) > -math.inf).sum())
     assert found["kept"] == kept
-    assert 1 < kept < 257
-    assert found["sampling"] == {**vars(SamplingParams()), record.name: value}
-    assert main(["inspect", PROMPT, "--model", folder, "--json"]) == 0
+    assert found["sampling"] == {**vars(SamplingParams()), **COLD, record.name: value}
+    assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 257  # off is off
 
 
 @each_filter
-def test_generate_filters(record, folder, capsys):
-    """A value at the strict end of the range leaves the best token alone."""
-    strict = 1 if record.kind is int else record.low if record.off else record.high
-    arguments = ["generate", PROMPT, "--model", folder, "--seed", "1", "--max-new-tokens", "12"]
-    texts = []
-    for more in ([f"--{label(record.name)}", repr(strict)], ["--temperature", "0"], []):
-        assert main([*arguments, *more]) == 0
-        texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1] != texts[2]
+def test_generate_filters(record, folder, token, biting, capsys):
+    """Each seed writes the token that `sample` draws of the filtered logits."""
+    arguments = ["generate", PROMPT, "--model", folder, "--max-new-tokens", "1", "--seed", "0"]
+    filters = {**COLD, record.name: biting(record)}
+    options = [part for name, value in filters.items() for part in (f"--{label(name)}", str(value))]
+    assert main([*arguments, "--num-samples", str(SEEDS), *options]) == 0
+    written = capsys.readouterr().out
+    plain, drawn = (
+        [int(sample(token.logits, **how, seed=seed)) for seed in range(SEEDS)]
+        for how in (COLD, filters)
+    )
+    assert written == "".join(
+        f"=== sample {seed + 1} of {SEEDS}, seed {seed} ===\n"
+        f"{token.loaded.tokenizer.decode([*token.ids[0].tolist(), drawn[seed]])}\n"
+        for seed in range(SEEDS)
+    )
+    assert drawn != plain
 
 
 @each_filter
@@ -93,10 +109,10 @@ def test_a_value_out_of_range_is_refused_in_the_librarys_words(record, command, 
 
 
 @each_filter
-def test_explorer_filters(record, explorer):
-    value = middle(record)
+def test_explorer_filters(record, explorer, biting):
+    value = biting(record)
     with serving(explorer) as server:
-        status, view = ask_view(server, **{record.name: str(value)})
+        status, view = ask_view(server, temperature="0.5", **{record.name: str(value)})
         assert (status, view["table"]["sampling"][record.name]) == (200, value)
         dropped = {row["dropped_by"] for row in view["rows"]}
         assert dropped == {label(record.name), None}
@@ -131,7 +147,7 @@ def test_sweep_covers_the_axis(token, name):
 
 
 @each_filter
-def test_plot_sweeps_and_tells(record, folder, tmp_path, monkeypatch, capsys):
+def test_plot_sweeps_and_tells(record, folder, biting, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib", reason="needs the `plot` extra")
     from fused_sampler.cli import plot
 
@@ -141,7 +157,7 @@ def test_plot_sweeps_and_tells(record, folder, tmp_path, monkeypatch, capsys):
     assert main([*arguments, "--sweep", label(record.name)]) == 0
     assert figures[-1].axes[0].get_xlabel() == label(record.name)
     assert (figures[-1].axes[0].get_xscale() == "log") == record.axis.log
-    value = middle(record)
+    value = biting(record)
     assert main([*arguments, f"--{label(record.name)}", str(value)]) == 0
     assert f"{label(record.name)} {value:g}" in figures[-1].get_suptitle()
 
