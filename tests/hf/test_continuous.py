@@ -23,6 +23,7 @@ from transformers import (  # noqa: E402
 
 from fused_sampler import mask_logits, sample  # noqa: E402
 from fused_sampler.hf import patch, patched, unpatch  # noqa: E402
+from fused_sampler.params import PARAMETERS  # noqa: E402
 
 hf_patch = importlib.import_module("fused_sampler.hf.patch")
 continuous = hf_patch.continuous
@@ -245,13 +246,49 @@ def test_parameters_of_each_request(model, only_ours):
         "top_p": [0.8, 1.0, 1.0, 1.0],
         "min_p": [0.0, 0.0, 0.05, 0.0],
         "epsilon_cutoff": [0.0, 0.0, 0.0, 0.01],
+        "eta_cutoff": [0.0, 0.0, 0.1, 0.0],
+        "top_n_sigma": [0.0, 0.0, 1.5, 2.0],
+        "top_a": [0.3, 0.0, 0.0, 0.0],
     }
+    assert set(own) == set(PARAMETERS)
     drawn = _batch(model, seed=SEEDS, **own)
     for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         values = {name: torch.tensor([value[row]]) for name, value in own.items()}
         assert drawn[row] == _alone(model, prompt, seed=seed, **values)
     greedy = [_alone(model, prompt, do_sample=False) for prompt in PROMPTS]
     assert [drawn[1], drawn[3]] == [greedy[1], greedy[3]] and drawn[0] != greedy[0]
+
+
+OWN = {"top_n_sigma": [0.0, 0.6, 1.0, 0.0], "top_a": [1.0, 0.0, 0.4, 0.0]}
+HOT = {"seed": SEEDS, "temperature": 2.0}  # where these matter
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_transformers_does_not_know_of_each_request(model, name, only_ours):
+    plain, drawn = _batch(model, **HOT), _batch(model, **HOT, **{name: OWN[name]})
+    for row, value in enumerate(OWN[name]):
+        alone = {"seed": SEEDS[row], "temperature": 2.0, name: value}
+        assert drawn[row] == _alone(model, PROMPTS[row], **alone)
+        assert (drawn[row] == plain[row]) == (value == 0)
+    assert _batch(model, **HOT, **{name: torch.tensor(OWN[name])}) == drawn
+    with _manager(model, _settings(temperature=2.0)) as manager:
+        names = [
+            manager.add_request(prompt, seed=seed, **{name: value})
+            for prompt, seed, value in zip(PROMPTS, SEEDS, OWN[name], strict=True)
+        ]
+        assert [result.generated_tokens for result in _results(manager, names)] == drawn
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_configuration_may_hold_what_transformers_does_not_know(model, name, only_ours):
+    settings = _settings()
+    setattr(settings, name, 0.6)
+    drawn = _batch(model, settings=settings, **HOT)
+    assert drawn == _batch(model, **HOT, **{name: 0.6}) != _batch(model, **HOT)
+    assert _batch(model, settings=settings, **HOT, **{name: 0.0}) == _batch(model, **HOT)
+    setattr(settings, name, -1.0)
+    with pytest.raises(ValueError, match=f"{name} is -1.0, out of range"):
+        _batch(model, settings=settings, **HOT)
 
 
 def test_parameters_of_the_configuration_hold_for_requests_without(model, only_ours):
@@ -410,6 +447,20 @@ def test_greedy_decoding_warns_of_a_seed(model):
         manager.add_request(PROMPTS[0], seed=3)
 
 
+@pytest.mark.parametrize("values", [{"top_a": 0.5}, {"top_n_sigma": [0.0, 1.0, 0.0, 0.0]}], ids=str)
+def test_greedy_decoding_warns_of_what_transformers_does_not_know(model, values, recwarn):
+    (name,) = values
+    words = f"{name} was given, but greedy decoding draws nothing"
+    greedy = _settings(do_sample=False)
+    with pytest.warns(UserWarning, match=words) as told:
+        _batch(model, settings=greedy, **values)
+    assert [w.filename for w in told if words in str(w.message)] == [__file__]
+    with _manager(model, greedy) as manager, pytest.warns(UserWarning, match=words):
+        manager.add_request(PROMPTS[0], **{name: 0.5})
+    _batch(model, settings=greedy, **{name: 0.0})
+    assert not [w for w in recwarn if words in str(w.message)]
+
+
 def test_transformers_serve(model, only_ours):
     """What runs behind its HTTP routes. The seed of an OpenAI request reaches it in this way."""
     utils = pytest.importorskip(
@@ -445,12 +496,13 @@ def test_generate_with_a_paged_cache(model):
     ids = torch.tensor([PROMPTS[0], PROMPTS[0]])
     call = {"generation_config": _settings(), "cache_implementation": "paged", "max_new_tokens": 8}
     call["continuous_batching_config"] = _batching()
+    own = {"top_n_sigma": 1.5, "top_a": torch.tensor([0.0, 0.3])}
     rows = model.generate(
-        ids, **call, seed=torch.tensor([3, 4]), temperature=torch.tensor([1.0, 0.5])
+        ids, **call, **own, seed=torch.tensor([3, 4]), temperature=torch.tensor([1.0, 0.5])
     )
     expected = [
-        _alone(model, PROMPTS[0], seed=3),
-        _alone(model, PROMPTS[0], seed=4, temperature=0.5),
+        _alone(model, PROMPTS[0], seed=3, top_n_sigma=1.5),
+        _alone(model, PROMPTS[0], seed=4, temperature=0.5, top_n_sigma=1.5, top_a=0.3),
     ]
     assert rows.reshape(2, -1)[:, 3:].tolist() == expected
 
@@ -581,7 +633,9 @@ def test_log_probabilities_of_given_scores(model, monkeypatch):
 
 
 def test_no_false_warning_of_a_dropped_warper(model, caplog):
-    settings = _settings(temperature=0.7, top_p=0.9, min_p=0.05, epsilon_cutoff=0.01)
+    settings = _settings(
+        temperature=0.7, top_p=0.9, min_p=0.05, epsilon_cutoff=0.01, eta_cutoff=0.1
+    )
     _batch(model, settings=settings, seed=SEEDS)
     assert not [text for text in caplog.messages if "Warper" in text]
 
@@ -660,6 +714,7 @@ def test_requests_that_fail_make_room_for_those_that_wait(
         ({"top_k": 2.5}, TypeError, "top_k must be an integer"),
         ({"top_p": "much"}, TypeError, "top_p must be a number"),
         ({"seed": 1.5}, TypeError, "seed must be an integer"),
+        ({"top_a": 1.5}, ValueError, "top_a is 1.5, out of range"),
         ({"temprature": 0.5}, TypeError, "did you mean temperature?"),
     ],
 )

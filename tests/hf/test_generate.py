@@ -34,7 +34,7 @@ from transformers import (  # noqa: E402
 )
 from transformers.generation.streamers import BaseStreamer  # noqa: E402
 
-from fused_sampler import SamplingParams, sample  # noqa: E402
+from fused_sampler import SamplingParams, mask_logits, sample  # noqa: E402
 from fused_sampler.hf import fused_generate, patched  # noqa: E402
 
 VOCAB, PAD, BOS, EOS = 120, 0, 1, 2
@@ -146,6 +146,8 @@ CALLS = {
     "typical": {"temperature": 0.8, "top_k": 30, "typical_p": 0.7},
     "epsilon": {"top_p": 0.9, "epsilon_cutoff": 0.02},
     "eta": {"top_k": 0, "temperature": 1.2, "eta_cutoff": 0.02},
+    "epsilon, eta": {"top_p": 0.95, "epsilon_cutoff": 0.01, "eta_cutoff": 0.3},
+    "typical, eta": {"top_k": 60, "typical_p": 0.8, "eta_cutoff": 0.1},
     "watermark": {"top_k": 30, "watermarking_config": WatermarkingConfig(bias=3.0)},
     "renormalize": {"temperature": 0.8, "top_p": 0.9, "renormalize_logits": True},
     "repetition penalty": {"repetition_penalty": 1.8, "top_k": 10},
@@ -441,14 +443,36 @@ def test_a_seed_decides_the_tokens(gpt2):
     assert not torch.equal(_sampled(gpt2, seed=3), _sampled(gpt2, seed=4))
 
 
+FILTERS = {
+    "warpers'": {"top_k": 60, "top_p": 0.9, "min_p": 0.01},
+    "eta": {"top_k": 0, "eta_cutoff": 0.02},
+    "all": {
+        "top_k": 60,
+        "top_p": 0.95,
+        "min_p": 0.005,
+        "epsilon_cutoff": 0.004,
+        "eta_cutoff": 0.05,
+        "top_n_sigma": 2.0,
+        "top_a": 0.1,
+    },
+    "by prompt": {
+        "top_k": 40,
+        "top_n_sigma": torch.tensor([0.0, 1.0, 2.0]),
+        "top_a": torch.tensor([0.5, 0.0, 0.2]),
+    },
+}
+
+
 @pytest.mark.parametrize("seed", [9, torch.tensor([4, 5, 6])], ids=["one", "a row"])
-def test_token_i_is_drawn_with_step_i(gpt2, seed):
-    filters = {"temperature": 1.4, "top_k": 60, "top_p": 0.9, "min_p": 0.01}
+@pytest.mark.parametrize("filters", FILTERS)
+def test_token_i_is_drawn_with_step_i(gpt2, seed, filters):
+    filters = {"temperature": 1.4, **FILTERS[filters]}
     call = {"do_sample": True, "max_new_tokens": 6, "eos_token_id": None, **filters, **EVERYTHING}
     out = _fused(gpt2, seed, **_left_padded(), **call)
-    for step, logits in enumerate(out.logits):
+    for step, (logits, scores) in enumerate(zip(out.logits, out.scores, strict=True)):
         expected = sample(logits, **filters, seed=seed, step=step)
         assert torch.equal(out.sequences[:, 5 + step], expected)
+        assert torch.equal(scores, mask_logits(logits, **filters))
 
 
 def test_a_sampler_of_the_callers_draws_every_token(gpt2):
@@ -591,6 +615,7 @@ def test_tokens_follow_the_softmax(gpt2, seed, call):
         ({"num_beams": 2, "do_sample": True}, "beam sample"),
         ({"prompt_lookup_num_tokens": 2}, "assisted generation"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search"),
+        ({"num_beams": 2, "do_sample": True, "top_a": 0.1}, "beam sample"),
     ],
 )
 def test_other_modes_are_refused_with_the_way_out(gpt2, call, mode):

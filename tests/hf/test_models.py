@@ -106,8 +106,12 @@ def test_a_model_that_calls_another_models_generate(make):
     assert torch.equal(model.generate(**inputs, **SAMPLE, seed=7), first)
     assert not torch.equal(model.generate(**inputs, **SAMPLE, seed=8), first)
 
+    # So does what transformers does not know.
+    assert not torch.equal(model.generate(**inputs, **SAMPLE, seed=7, top_n_sigma=0.2), first)
+
     # A seed a prompt and a temperature a prompt reach the inner loop, each its own row.
     both = {"seed": torch.tensor([3, 4]), "temperature": torch.tensor([0.5, 1.5])}
+    both["top_a"] = torch.tensor([0.0, 0.4])
     together = model.generate(**inputs, **SAMPLE, **both)
     for row in range(2):
         alone = model.generate(
@@ -194,6 +198,20 @@ def test_a_seed_follows_its_recording_when_others_end(whisper):
     assert backwards == together[::-1]
 
 
+def test_what_transformers_does_not_know_holds_for_every_piece(whisper):
+    sound, lengths = torch.randn(2, 4, 60), [60, 40]
+    given = {"top_a": torch.tensor([0.0, 1.0]), "top_n_sigma": 1.5}
+    call = {"seed": torch.tensor([11, 12])}
+    together = _listen(whisper, sound, lengths, **call, **given)
+    for row, length in enumerate(lengths):
+        own = {"seed": call["seed"][row : row + 1], "top_a": float(given["top_a"][row])}
+        alone = sound[row : row + 1, :, :length]
+        assert _listen(whisper, alone, [length], **own, top_n_sigma=1.5) == [together[row]]
+    assert _listen(whisper, sound, lengths, **call) != together
+    greedy = _listen(whisper, sound, lengths, temperature=0.0)
+    assert _listen(whisper, sound, lengths, **call, top_n_sigma=1e-9) == greedy
+
+
 def test_a_piece_that_is_decoded_once_more_is_drawn_anew(whisper, monkeypatch):
     """Both recordings come out "badly" always: all tries are made, each with draws of its own."""
     drawn = []
@@ -245,6 +263,16 @@ def test_a_callable_cannot_carry_a_seed_through_a_recording(whisper):
     with pytest.raises(ValueError, match=r"seed cannot go on from one piece.*patch"):
         _listen(whisper, sound, [80], custom_generate=fused_generate, seed=7)
     assert _listen(whisper, sound, [80], custom_generate=fused_generate)
+
+
+def test_a_callable_carries_numbers_through_a_recording_and_no_values_by_row(whisper):
+    sound, lengths = torch.randn(2, 4, 80), [80, 80]
+    unpatch(whisper)
+    how = {"custom_generate": fused_generate}
+    greedy = _listen(whisper, sound, lengths, **how, temperature=0.0)
+    assert _listen(whisper, sound, lengths, **how, top_n_sigma=1e-9) == greedy
+    with pytest.raises(ValueError, match=r"top_a cannot go on from one piece.*patch"):
+        _listen(whisper, sound, lengths, **how, top_a=torch.tensor([0.1, 0.2]))
 
 
 # Rows that are prompts times codebooks

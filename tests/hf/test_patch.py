@@ -435,6 +435,19 @@ def test_a_generation_config_may_hold_it(model, how, name, place):
     assert torch.equal(_own(model, how, **held, **{name: RECORDS[name].off}), off)
 
 
+def test_a_loop_that_no_generate_of_ours_has_called(model):
+    """By a decoding method of the caller's, whose arguments are its own affair."""
+
+    def direct(model, input_ids, **kwargs):
+        return model._sample(input_ids, **kwargs)
+
+    patch(model)
+    config = GenerationConfig(eos_token_id=EOS, pad_token_id=PAD)
+    config.seed, config.top_a = 5, 1.0
+    drawn = _own(model, {"custom_generate": direct}, generation_config=config, seed=None)
+    assert torch.equal(drawn, _own(model, {}, top_a=1.0))
+
+
 def test_a_sampler_is_given_numbers_as_numbers(model):
     seen = []
 
@@ -488,8 +501,13 @@ def test_what_is_off_is_not_given(model, recwarn, name, given):
         ({"top_n_sigma": -1}, ValueError, "top_n_sigma is -1, out of range; use a number above 0"),
         ({"top_a": "0.5"}, TypeError, "top_a must be a number, a .B. tensor or None, got '0.5'"),
         ({"top_a": True}, TypeError, "top_a must be a number"),
+        ({"top_a": 2, "do_sample": False, "seed": None}, ValueError, "top_a is 2, out of range"),
         ({"top_a": torch.tensor([0.5, 2.0])}, ValueError, "top_a is 2.0 in row 1, out of range"),
-        ({"top_a": torch.tensor([1, 0])}, TypeError, "top_a must be a floating-point tensor"),
+        (
+            {"top_a": torch.tensor([True, False])},
+            TypeError,
+            "top_a must be a floating-point tensor",
+        ),
         ({"top_a": torch.tensor([0.1] * 3)}, ValueError, r"top_a has shape \[3\] for 2 prompts"),
     ],
 )
@@ -506,12 +524,19 @@ def test_a_generate_that_names_one_of_our_own_hands_it_on(model):
         def generate(self, inputs=None, top_a=0.3, **kwargs):
             return super().generate(inputs, top_a=2 * top_a, **kwargs)
 
+    class Never(GPT2LMHeadModel):
+        def generate(self, inputs=None, **kwargs):
+            return super().generate(inputs, top_a=0.0, **kwargs)
+
     patch(model)
-    strict, default = _own(model, {}, top_a=1.0), _own(model, {}, top_a=0.6)
+    off, strict, default = (_own(model, {}, top_a=value) for value in (0.0, 1.0, 0.6))
+    assert not torch.equal(off, strict) and not torch.equal(strict, default)
     model.__class__ = Own
     patch(model)
     assert torch.equal(_own(model, {}, top_a=0.5), strict)
-    assert torch.equal(_own(model, {}), default) and not torch.equal(strict, default)
+    assert torch.equal(_own(model, {}), default)
+    model.__class__ = Never
+    assert torch.equal(_own(patch(model), {}, top_a=1.0), off)
 
 
 def test_the_signature_of_fused_generate_names_them():
