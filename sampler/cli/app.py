@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .. import __version__
-from ..params import PARAMETERS, TEMPERATURE
+from ..params import TEMPERATURE
 from ..views.numbers import Number, label
+from ..views.parameters import COMMON, MORE
 from . import options
 from .options import AsJson, Chat, Model, Prompt, System, Temperature, with_filters
 
@@ -183,7 +184,7 @@ def plot(
     sweep: Annotated[
         str | None,
         options.choice(
-            [label(name) for name in PARAMETERS],
+            [label(record.name) for record in (*COMMON, *MORE)],
             "Instead, show kept tokens and entropy against this parameter",
         ),
     ] = None,

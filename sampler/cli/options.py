@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..filters import FILTERS, Parameter
+from ..filters import Parameter
 from ..params import TEMPERATURE
 from ..views.numbers import SEED, Number, label, read_parameter
+from ..views.parameters import COMMON, MORE
 from ..views.request import FieldError, Request, check_text
 
-PANEL = "Sampling"  # of the options that say what to draw from
+# Of the options that say what to draw from.
+PANEL = "Sampling"
+MORE_PANEL = "More filters"
+FILTERS = [record for record in (*COMMON, *MORE) if record is not TEMPERATURE]
 
 
 def number(wanted: Number, help: str, metavar: str = "COUNT", **more: Any) -> Any:
@@ -44,7 +48,7 @@ def parameter(record: Parameter, help: str | None = None, metavar: str | None = 
         metavar=metavar or ("COUNT" if record.kind is int else "NUMBER"),
         parser=_parser(functools.partial(read_parameter, record)),
         help=help or record.help,
-        rich_help_panel=PANEL,
+        rich_help_panel=MORE_PANEL if record in MORE else PANEL,
     )
 
 

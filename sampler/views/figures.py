@@ -20,8 +20,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ..filters import FILTERS
-from ..params import RECORDS
+from ..params import RECORDS, TEMPERATURE
 from .inspect import Inspection, spelling
 from .numbers import label
 from .sweep import Curve
@@ -132,14 +131,28 @@ def save(figure: Figure, path: Path) -> None:
 
 def _figure(inspection: Inspection, height: float) -> Figure:
     """An empty figure that says of which prompt, model and filters it is."""
-    values = [(filter, inspection.sampling[filter.name]) for filter in FILTERS]
-    settings = [f"{label(f.name)} {value:g}" for f, value in values if value != f.off]
+    values = [(record, inspection.sampling[record.name]) for record in RECORDS.values()]
+    settings = [
+        f"{label(record.name)} {value:g}"
+        for record, value in values
+        if record is not TEMPERATURE and value != record.off
+    ]
     prompt, model = (_printable(text, 55) for text in (repr(inspection.prompt), inspection.model))
     what = "First token in answer to" if inspection.chat else "Next token after"
-    title = f"{what} {prompt}\n{', '.join([model, *settings])}"
+    title = f"{what} {prompt}\n{_lines([model, *settings])}"
     figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _lines(parts: Sequence[str]) -> str:
+    """The parts with commas between them, on as many lines as the figure's width asks for."""
+    text, length = parts[0], len(parts[0])
+    for part in parts[1:]:
+        fits = length + len(part) < 90
+        text += f", {part}" if fits else f",\n{part}"
+        length = (length + 2 if fits else 0) + len(part)
+    return text
 
 
 def _bars(
@@ -166,7 +179,9 @@ def _logarithmic(panel: Axes, axis: str) -> None:
     """A scale of powers of ten, written out in figures."""
     panel.set(**{f"{axis}scale": "log"})
     ticks = getattr(panel, f"{axis}axis")
-    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    ticks.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.9f}".rstrip("0").rstrip("."))
+    )
     ticks.set_minor_formatter(NullFormatter())
     ticks.set_tick_params(which="minor", length=0)
 

@@ -23,9 +23,11 @@ from fused_sampler import mask_logits, sample, softmax
 from fused_sampler.cli import main
 from fused_sampler.cli import plot as cli_plot
 from fused_sampler.models.load import LoadedModel, load_model
+from fused_sampler.params import PARAMETERS
 from fused_sampler.views.figures import draw_panels
 from fused_sampler.views.inspect import inspect_token
 from fused_sampler.views.next_token import NextToken
+from fused_sampler.views.numbers import label
 from fused_sampler.views.request import Request
 
 PROMPT = "The sky is"
@@ -163,7 +165,7 @@ def test_default_name(run, prompt, arguments, name):
         (["--top", "61"], "'--top': '61' is not a whole number from 1 to 60"),
         (
             ["--sweep", "top"],
-            "'--sweep': 'top' is not one of 'temperature', 'top-k', 'top-p', 'min-p'",
+            "'--sweep': 'top' is not one of 'temperature', 'top-k', 'top-p', 'min-p', 'top-n-si",
         ),
         (["--sweep", "top-k", "--top-k", "3"], "'--top-k': --sweep top-k runs it over its range"),
         (["--sweep", "temperature", "--temperature", "2"], "leave --temperature out"),
@@ -288,6 +290,22 @@ def test_title_names_prompt_model_and_filters(draw, folder):
     assert figure.get_suptitle() == title
 
 
+def test_title_of_many_filters_has_lines_that_fit():
+    everything = {
+        **{"top_k": 50, "top_p": 0.95, "min_p": 0.001, "epsilon_cutoff": 1.2345e-4},
+        **{"eta_cutoff": 0.012345, "top_n_sigma": 12.25, "top_a": 0.012345},
+    }
+    assert {"temperature", *everything} == set(PARAMETERS)
+    figure = panels_of(["a", "b"], [2.0, 1.0], model="W" * 60, **everything)
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert box.x0 >= 0 and box.x1 <= width and box.y1 <= height
+    lines = figure.get_suptitle().split("\n")
+    said = " ".join(lines[1:]).split(", ")
+    assert said[1:] == [f"{label(name)} {everything[name]:g}" for name in PARAMETERS[1:]]
+    assert len(lines) == 3
+
+
 class Words:
     """A tokenizer of a few words."""
 
@@ -308,10 +326,10 @@ class Words:
         return f"piece{token}"
 
 
-def panels_of(words, logits, prompt=PROMPT, temperatures=(1.0,), **sampling):
+def panels_of(words, logits, prompt=PROMPT, temperatures=(1.0,), model="by hand", **sampling):
     """The figure of logits that were made by hand."""
-    model = scripted_model(lambda _: torch.tensor(logits), len(words))
-    loaded = LoadedModel("by hand", model, Words(*words))
+    scripted = scripted_model(lambda _: torch.tensor(logits), len(words))
+    loaded = LoadedModel(model, scripted, Words(*words))
     requests = [Request(prompt, None, {"temperature": t, **sampling}, None) for t in temperatures]
     inspections = [
         inspect_token(NextToken(loaded, request.reading), request, len(words))
@@ -367,7 +385,7 @@ def test_temperatures_differ_in_lightness(count):
 # Sweeps
 
 
-@pytest.mark.parametrize("name", ["temperature", "top-k", "top-p", "min-p"])
+@pytest.mark.parametrize("name", map(label, PARAMETERS))
 def test_sweep_is_what_the_sampler_does(draw, logits, name):
     fixed = {"temperature": {"top_p": 0.9}, "top-p": {"top_k": 99}}.get(name, {})
     options = [word for k, v in fixed.items() for word in ("--" + k.replace("_", "-"), v)]
@@ -387,17 +405,36 @@ def test_sweep_is_what_the_sampler_does(draw, logits, name):
 
 @pytest.mark.parametrize(
     ("name", "ends"),
-    [("temperature", (0.1, 5)), ("top-k", (1, 257)), ("top-p", (0, 1)), ("min-p", (1e-4, 1))],
+    [
+        ("temperature", (0.1, 5)),
+        ("top-k", (1, 257)),
+        ("top-p", (0, 1)),
+        ("min-p", (1e-4, 1)),
+        ("top-n-sigma", (0.1, 10)),
+        ("epsilon-cutoff", (1e-6, 0.1)),
+        ("eta-cutoff", (1e-6, 0.1)),
+        ("top-a", (1e-3, 1)),
+    ],
 )
 def test_sweep_covers_its_range(draw, name, ends):
     _, panels = draw("--sweep", name)
     values, kept = panels[0].lines[0].get_data()
     assert (min(values), max(values)) == pytest.approx(ends)
-    assert (panels[0].get_xscale() == "log") == (name in ("top-k", "min-p"))
+    assert (panels[0].get_xscale() == "log") == (name not in ("temperature", "top-p"))
     if name == "top-k":
         assert list(kept) == list(values)
     if name == "top-p":
         assert (kept[0], kept[-1]) == (1, 257)
+
+
+def test_powers_of_ten_are_written_out(draw):
+    figure, (count, _) = draw("--sweep", "eta-cutoff")
+    figure.draw_without_rendering()
+    labels = [
+        [tick.get_text() for tick in axis.get_ticklabels()] for axis in (count.xaxis, count.yaxis)
+    ]
+    assert {"0.000001", "0.0001", "0.1"} <= set(labels[0])
+    assert {"100", "1,000"} <= set(labels[1])
 
 
 def test_sweep_has_a_line_for_each_temperature(draw, logits):

@@ -1,0 +1,6 @@
+"""The sampling parameters in the order in which users meet them."""
+
+from ..params import RECORDS
+
+COMMON = tuple(RECORDS[name] for name in ("temperature", "top_k", "top_p", "min_p"))
+MORE = tuple(record for record in RECORDS.values() if record not in COMMON)
