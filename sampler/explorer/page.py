@@ -10,8 +10,9 @@ from typing import Any
 
 from .. import __version__
 from ..filters import Parameter
-from ..params import RECORDS, TEMPERATURE
+from ..params import TEMPERATURE
 from ..views.numbers import label
+from ..views.parameters import COMMON, MORE
 from ..views.request import Request
 from .text import Explorer
 from .view import SAMPLES, TOP, View
@@ -31,7 +32,7 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
             **request.sampling,
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
-        "settings": [_control(record) for record in RECORDS.values()],
+        "settings": [_control(record) for record in (*COMMON, *MORE)],
         "top": TOP,
         "samples": SAMPLES,
         "saved": saved,
@@ -56,6 +57,8 @@ def _control(record: Parameter) -> dict[str, Any]:
         "label": label(record.name),
         "hint": "0 is greedy" if record is TEMPERATURE else f"{record.off:g} is off",
         "whole": record.kind is int,
+        "off": record.off,
+        "more": record in MORE,  # folded away
         "slider": {"min": 0, "max": highest, "step": highest / 100},
     }
 

@@ -35,6 +35,7 @@ SAMPLINGS = [
     {"temperature": 0.7, "top_p": 0.9},
     {"temperature": 5.0, "min_p": 0.3},
     {"top_k": 20, "top_p": 0.95, "min_p": 0.02},
+    {"temperature": 0.5, "top_n_sigma": 1.5, "eta_cutoff": 0.03, "top_a": 0.05},
     {"temperature": 0.0},
 ]
 
@@ -142,17 +143,29 @@ def test_counts_are_those_of_sample(explorer, sampling):
     assert {row.observed for row in uncounted.rows} == {None}
 
 
-def test_each_filter_is_named_by_what_it_dropped(explorer):
-    view = explorer.view(request_of(top_k=20, top_p=0.9, min_p=0.4))
-    logits = next_logits(explorer)
-    left = {"top-k": {"top_k": 20}, "top-p": {"top_k": 20, "top_p": 0.9}}
-    left["min-p"] = {**left["top-p"], "min_p": 0.4}
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"top_k": 20, "top_p": 0.9, "min_p": 0.4},
+        {"top_n_sigma": 1.2, "epsilon_cutoff": 0.02, "eta_cutoff": 0.35, "top_a": 0.6},
+    ],
+    ids=" ".join,
+)
+def test_each_filter_is_named_by_what_it_dropped(explorer, filters):
+    """In the order in which they apply; the request names them in another."""
+    backwards = dict(reversed(filters.items()))
+    view = explorer.view(request_of(temperature=0.8, **backwards))
+    logits, left, so_far = next_logits(explorer), {}, {"temperature": 0.8}
+    for name, value in filters.items():
+        so_far[name] = value
+        left[name.replace("_", "-")] = mask_logits(logits, **so_far) > -math.inf
     for row in view.rows:
-        stages = (
-            name for name, on in left.items() if mask_logits(logits, **on)[row.id] == -math.inf
-        )
+        stages = (name for name, kept in left.items() if not kept[row.id])
         assert row.dropped_by == next(stages, None)
-    assert {row.dropped_by for row in view.rows} == {"top-k", "top-p", "min-p", None}
+    assert {row.dropped_by for row in view.rows} == {*left, None}
+
+
+def test_greedy_decoding_is_named_too(explorer):
     greedy = explorer.view(request_of(temperature=0.0))
     assert [row.dropped_by for row in greedy.rows] == [None] + ["greedy"] * (TOP - 1)
     tiny = explorer.view(request_of(temperature=1e-30))  # not 0, but greedy as well

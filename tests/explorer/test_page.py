@@ -26,6 +26,7 @@ from fused_sampler.explorer.view import SAMPLES, TOP
 from fused_sampler.filters.top_p import TOP_P
 from fused_sampler.models.load import LoadedModel, load_model
 from fused_sampler.params import PARAMETERS, TEMPERATURE
+from fused_sampler.views.parameters import COMMON, MORE
 
 REQUEST = request_of(temperature=0.8, top_k=40, top_p=0.95, seed=7)
 SAMPLING = REQUEST.sampling
@@ -105,9 +106,20 @@ def test_temperature_slider_changes_the_charts(page, logits):
     assert after[0]["bars"][2] != before[0]["bars"][2]
 
 
-@pytest.mark.parametrize(("name", "value"), [("top_k", 5), ("top_p", 0.5), ("min_p", 0.4)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_k", 5),
+        ("top_p", 0.5),
+        ("min_p", 0.4),
+        ("top_n_sigma", 1.2),
+        ("epsilon_cutoff", 0.03),
+        ("eta_cutoff", 0.1),
+        ("top_a", 0.5),
+    ],
+)
 def test_filter_sliders_drop_what_the_library_drops(page, logits, name, value):
-    off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    off = {"top_k": 0, "top_p": 1.0}
     page.set(**off)
     assert {row["kind"] for row in page.rows()} == {"kept", "drawn"}
     page.drag(name, value)
@@ -118,6 +130,60 @@ def test_filter_sliders_drop_what_the_library_drops(page, logits, name, value):
     words = {row["cells"][DRAWS] for row in rows if row["kind"] == "dropped"}
     assert words == {f"cut: {name.replace('_', '-')}"}  # told without colour as well
     assert page.text("kept").startswith(f"{int(kept.sum())} of 257 tokens kept, ")
+
+
+# What is folded away
+
+
+def _is_open(page):
+    return page.find("more").get_attribute("open") is not None
+
+
+def test_filters_that_few_use_are_folded_away(page):
+    shown = {name: page.find(name).is_displayed() for name in PARAMETERS}
+    common = [record.name for record in COMMON]
+    assert shown == {name: name in common for name in PARAMETERS}
+    assert page.text("more-name") == "More filters"
+    page.find("more-name").send_keys(Keys.SPACE)
+    assert all(page.find(name).is_displayed() for name in PARAMETERS)
+    page.find("more-name").send_keys(Keys.SPACE)
+    assert not _is_open(page)
+
+
+def test_folded_filters_that_are_on_are_counted(page, logits):
+    page.find("more-name").click()
+    page.set(top_a="0.3", eta_cutoff="0.05")
+    page.find("more-name").click()
+    assert not _is_open(page)
+    assert page.text("more-name") == "More filters 2 on"
+    given = {**SAMPLING, "top_a": 0.3, "eta_cutoff": 0.05}
+    assert drawn(page) == [int(sample(logits, **given, seed=7))]
+    page.find("more-name").click()
+    page.set(top_a="0", eta_cutoff="0.0")
+    assert page.text("more-name") == "More filters"
+
+
+@pytest.mark.parametrize("record", MORE, ids=lambda record: record.name)
+def test_folded_filters_show_where_one_is_on(driver, explorer, record):
+    value = record.axis.high / 2
+    with serving(explorer, request_of(**{record.name: value})) as server:
+        page = Page(driver, server.url)
+        assert _is_open(page) and page.text("more-name") == "More filters 1 on"
+        assert float(page.find(record.name).get_attribute("value")) == value
+        assert page.find(f"{record.name}-slider").is_displayed()
+        assert page.problems() == []
+
+
+def test_field_that_is_wrong_is_not_hidden(page):
+    page.run(  # as a page that the browser filled in with what was there before
+        """const field = document.getElementById("top_a");
+        field.value = "x";
+        field.dispatchEvent(new Event("input", { bubbles: true }))"""
+    )
+    page.wait()
+    assert _is_open(page)
+    assert page.find("top_a").get_attribute("aria-invalid") == "true"
+    assert any("400" in line for line in page.problems())
 
 
 def test_dragging_ends_at_the_last_value(page, server):
@@ -280,7 +346,7 @@ def test_thousand_draws_are_those_of_sample(page, logits):
 
 
 def test_call_in_python_is_shown(page):
-    page.all("summary")[0].click()
+    page.all(".draw summary")[0].click()
     call = "sample(logits, temperature=0.8, top_k=40, top_p=0.95, seed=7, step=0)"
     assert page.text("call") == call
 
@@ -556,17 +622,31 @@ def test_everything_is_reached_with_the_keyboard(page):
     """In the order of the page, each with a focus that shows."""
     page.click("append")
     page.find("prompt").click()
+    before, common = ["token", "back", "close"], _with_sliders(COMMON)
+    after = ["seed", "draw", "count", "append", "undo", ""]  # "": the call
+    folded = [*before, *common, "more-name", *after]
+    assert _tabs(page, len(folded)) == folded
+    page.find("more-name").send_keys(Keys.ENTER)
+    page.find("prompt").click()
+    unfolded = [*before, *common, "more-name", *_with_sliders(MORE), *after]
+    assert _tabs(page, len(unfolded)) == unfolded
+
+
+def _with_sliders(records):
+    return [part for record in records for part in (record.name, f"{record.name}-slider")]
+
+
+def _tabs(page, count):
+    """What the focus goes to, step by step; it has to show."""
     order = []
-    for _ in range(9 + 2 * len(PARAMETERS)):
+    for _ in range(count):
         page.press(Keys.TAB)
         order.append(
             page.run("return document.activeElement.id || document.activeElement.className")
         )
         outline = page.run("return getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid", order[-1]
-    expected = ["token", "back", "close"]
-    expected += [part for name in PARAMETERS for part in (name, f"{name}-slider")]
-    assert order == [*expected, "seed", "draw", "count", "append", "undo", ""]  # "": the call
+    return order
 
 
 def test_sliders_move_with_the_arrow_keys(page):
@@ -623,7 +703,8 @@ def test_page_fits_a_phone(driver, server, width, scheme, top_k):
         page.click("append")
     page.click("count")
     page.all("#text .token")[0].click()
-    page.all("summary")[0].click()
+    for folded in page.all("summary"):
+        folded.click()
     whole, seen = page.run(
         "const e = document.documentElement; return [e.scrollWidth, e.clientWidth]"
     )
@@ -711,6 +792,17 @@ def test_saved_page_needs_no_server(driver, saved, logits):
         shown.append([row["bars"] for row in page.rows()])
     assert all(one != other for one, other in pairwise(shown))
     assert page.resources() == []
+    assert page.problems() == []
+
+
+@pytest.mark.parametrize("sampling", [{"top_a": 0.5}, {"top_k": 9}], ids=str)
+def test_saved_page_shows_the_folded_filters_that_are_on(driver, explorer, tmp_path, sampling):
+    path = tmp_path / "page.html"
+    path.write_text(saved_page(explorer, request_of(**sampling)), encoding="utf-8")
+    page = Page(driver, path.as_uri())
+    assert _is_open(page) == ("top_a" in sampling)
+    page.find("more-name").click()
+    assert _is_open(page) != ("top_a" in sampling)
     assert page.problems() == []
 
 

@@ -24,6 +24,7 @@ from fused_sampler.models.load import load_model
 from fused_sampler.params import PARAMETERS, RECORDS
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
+from fused_sampler.views.parameters import COMMON, MORE
 from fused_sampler.views.sweep import sweep
 
 ROOT = Path(fused_sampler.__file__).parent
@@ -140,7 +141,10 @@ def test_page_has_an_input_for_each(explorer):
     request = request_of()
     page = render_page(request, [explorer.view(request)], saved=False)
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    assert [setting["name"] for setting in data["settings"]] == list(PARAMETERS)
+    shown = [*COMMON, *MORE]
+    assert [setting["name"] for setting in data["settings"]] == [record.name for record in shown]
+    assert {record.name for record in shown} == set(PARAMETERS)
+    assert [setting["more"] for setting in data["settings"]] == [record in MORE for record in shown]
     for setting in data["settings"]:
         assert setting["slider"]["max"] <= RECORDS[setting["name"]].high
         assert data["request"][setting["name"]] == RECORDS[setting["name"]].off

@@ -27,6 +27,7 @@ const typed = (name) => (name === "prompt" ? byId(name).value : byId(name).value
 
 function changed() {
   dirty = true;
+  paintMore();
   enqueue(load);
 }
 
@@ -56,7 +57,9 @@ function fail(error) {
   byId("error").textContent = failed ? error.message.replace(/\.?$/, ".") : "";
   byId("main").classList.toggle("stale", failed);
   for (const name of FIELDS) {
-    byId(name).setAttribute("aria-invalid", String(failed && error.field === name));
+    const wrong = failed && error.field === name;
+    byId(name).setAttribute("aria-invalid", String(wrong));
+    if (wrong && byId("more").contains(byId(name))) unfold();
   }
 }
 
@@ -100,6 +103,7 @@ const actions = {
 function fillInputs() {
   for (const name of FIELDS) byId(name).value = data.request[name];
   for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
+  if (paintMore()) unfold();
   const { model, chat, system } = data.views[0].table;
   const message = system === null ? "" : `, after the system message “${system}”`;
   byId("model").textContent = chat ? `${model}, in a chat${message}` : model;

@@ -1,5 +1,5 @@
 "use strict";
-// The parameters of the draw: for each a number to type, and a slider.
+// The parameters of the draw: for each a number to type, and a slider. What few use is folded away.
 
 const SLIDERS = data.settings.map((setting) => setting.name);
 
@@ -17,4 +17,17 @@ function makeSetting({ name, label, hint, whole, slider }) {
   return control;
 }
 
-byId("settings").append(...data.settings.map(makeSetting));
+for (const setting of data.settings) {
+  byId(setting.more ? "more-settings" : "settings").append(makeSetting(setting));
+}
+
+// How many of those that are folded away are on.
+function paintMore() {
+  const on = data.settings.filter(({ name, more, off }) => more && Number(byId(name).value) !== off);
+  byId("more-on").textContent = on.length ? `${on.length} on` : "";
+  return on.length;
+}
+
+function unfold() {
+  byId("more").open = true;
+}
