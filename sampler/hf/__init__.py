@@ -9,8 +9,9 @@ For a model, pipelines included, until `unpatch(model)`:
 >>> patch(model)
 >>> model.generate(**inputs, do_sample=True, top_p=0.9, seed=7)
 
-or for a block: `with patched(model): ...`. Temperature, top-k, top-p, min-p and epsilon are the
-sampler's; all other processors and filters run as they are, in Hugging Face's order.
+or for a block: `with patched(model): ...`. Temperature and the filters that the sampler has are the
+sampler's; all other processors and filters run as they are, in Hugging Face's order. Filters that
+Hugging Face lacks are arguments of both.
 
 A patched model has more: parameters as tensors with a value a prompt, seeds that go on through
 models which call `generate` inside of theirs, `generate_batch` (continuous batching), and
