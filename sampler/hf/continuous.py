@@ -212,12 +212,14 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
                 setattr(changed, name, warpers.PLACEHOLDERS[name])
             return model._get_logits_processor(changed)
 
-        own = {warpers.fused_name(p): warpers.fused_value(p) for p in processors() if _fused(p)}
+        own: dict[str | None, float] = {
+            warpers.fused_name(p): warpers.fused_value(p) for p in processors() if _fused(p)
+        }
         if config.temperature is not None:  # near 0 too, where `generate` divides
             own["temperature"] = config.temperature
         others = {n: value for n, value in own_settings(config).items() if value is not None}
         check_settings(others)
-        own |= others
+        own.update(others)
         self._defaults = {name: own.get(name, r.kind(r.off)) for name, r in RECORDS.items()}
 
         # What is no warper of ours by its kind or its other attributes stays, with its own value.

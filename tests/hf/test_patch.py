@@ -472,13 +472,11 @@ def test_of_greedy_decoding_it_is_a_warning(model, how, name, value):
     assert [warning.filename for warning in told if name in str(warning.message)] == [__file__]
 
 
-@pytest.mark.parametrize("value", [0.5, torch.tensor([0.5, 0.5])], ids=["number", "tensor"])
-@pytest.mark.parametrize("place", ["the call", "the model"])
-def test_other_modes_refuse_it_by_name(model, value, place):
+@pytest.mark.parametrize("given", [{"top_a": 0.5}, {"top_a": torch.tensor([0.5, 0.5])}, {}])
+def test_other_modes_refuse_it_by_name(model, given):
     patch(model)
-    given = {"top_a": value}
-    if place == "the model":
-        model.generation_config.top_a, given = value, {}
+    if not given:
+        model.generation_config.top_a = 0.5
     words = r"top_a was given, but .* ask for beam sample, which is .* does not know it; leave it"
     with pytest.raises(ValueError, match=words):
         _own(model, {}, num_beams=2, seed=None, **given)
