@@ -10,7 +10,7 @@ import typer
 from .. import __version__
 from ..params import TEMPERATURE
 from ..views.numbers import Number, label
-from ..views.parameters import COMMON, MORE
+from ..views.parameters import SWEPT
 from . import options
 from .options import AsJson, Chat, Model, Prompt, System, Temperature, with_filters
 
@@ -184,7 +184,7 @@ def plot(
     sweep: Annotated[
         str | None,
         options.choice(
-            [label(record.name) for record in (*COMMON, *MORE)],
+            [label(record.name) for record in SWEPT],
             "Instead, show kept tokens and entropy against this parameter",
         ),
     ] = None,

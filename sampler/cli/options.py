@@ -43,12 +43,15 @@ def text(help: str) -> Any:
 
 
 def parameter(record: Parameter, help: str | None = None, metavar: str | None = None) -> Any:
-    """An option for a sampling parameter."""
+    """An option for a sampling parameter; one that is on or off is a flag."""
+    panel = MORE_PANEL if record in MORE else PANEL
+    if record.kind is bool:
+        return typer.Option(f"--{label(record.name)}", help=record.help, rich_help_panel=panel)
     return typer.Option(
         metavar=metavar or ("COUNT" if record.kind is int else "NUMBER"),
         parser=_parser(functools.partial(read_parameter, record)),
         help=help or record.help,
-        rich_help_panel=MORE_PANEL if record in MORE else PANEL,
+        rich_help_panel=panel,
     )
 
 

@@ -50,8 +50,12 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
 
 
 def _control(record: Parameter) -> dict[str, Any]:
-    """What the page needs to make an input and a slider; `slider` is that element's own."""
+    """What the page needs to make an input and a slider; `slider` is that element's own.
+
+    What is on or off has no slider, for it is a box to tick.
+    """
     highest = min(record.axis.high, LONGEST_SLIDER)
+    slider = {"min": 0, "max": highest, "step": highest / 100}
     return {
         "name": record.name,
         "label": label(record.name),
@@ -59,7 +63,7 @@ def _control(record: Parameter) -> dict[str, Any]:
         "whole": record.kind is int,
         "off": record.off,
         "more": record in MORE,  # folded away
-        "slider": {"min": 0, "max": highest, "step": highest / 100},
+        "slider": None if record.kind is bool else slider,
     }
 
 

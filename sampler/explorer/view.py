@@ -158,7 +158,7 @@ def _filters(
     scores: torch.Tensor, sampling: Mapping[str, Any]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """What is left after each filter that is on, by its name."""
-    so_far: dict[str, Any] = {"temperature": sampling["temperature"]}
+    so_far = {**sampling, **{filter.name: filter.off for filter in FILTERS}}
     for filter in FILTERS:
         so_far[filter.name] = sampling[filter.name]
         if so_far[filter.name] != filter.off:

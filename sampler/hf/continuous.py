@@ -43,7 +43,8 @@ from .protocol import warn_caller
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two
 # halves of the seed, then the step.
 _ROWS = len(PARAMETERS) + 3
-_LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max}
+_DTYPES = {int: torch.int32, float: torch.float32, bool: torch.int32}
+_LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max, bool: 1}
 _CHILD = re.compile(r"__child#(\d+)$")  # transformers' name for a prompt's further sequences
 
 # What transformers' own warpers of requests ignore, with a warning.
@@ -276,8 +277,8 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         for row, name in enumerate(PARAMETERS):
             kind = RECORDS[name].kind
             values = [min(own[name], _LARGEST[kind]) for own in settings]
-            dtype = torch.int32 if kind is int else torch.float32
-            columns[row] = torch.tensor(values, dtype=dtype, device="cpu").view(torch.int32)
+            numbers = torch.tensor(values, dtype=_DTYPES[kind], device="cpu")
+            columns[row] = numbers.view(torch.int32)
         seeds = [wrapped(own["seed"]) for own in settings]
         halves = torch.tensor(seeds, dtype=torch.int64, device="cpu").view(torch.int32)
         columns[-3:-1] = halves.view(-1, 2).T
@@ -291,10 +292,12 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         tokens.
         """
         columns = arguments[:, : len(scores)]
-        values: dict[str, Any] = {
-            name: columns[row] if RECORDS[name].kind is int else columns[row].view(torch.float32)
-            for row, name in enumerate(PARAMETERS)
-        }
+        values: dict[str, Any] = {}
+        for row, name in enumerate(PARAMETERS):
+            kind = RECORDS[name].kind
+            values[name] = columns[row].view(_DTYPES[kind])
+            if kind is bool:
+                values[name] = values[name] != 0
         for stage in self._stages:
             if isinstance(stage, LogitsProcessorList):
                 for processor in stage:

@@ -133,7 +133,7 @@ def _figure(inspection: Inspection, height: float) -> Figure:
     """An empty figure that says of which prompt, model and filters it is."""
     values = [(record, inspection.sampling[record.name]) for record in RECORDS.values()]
     settings = [
-        f"{label(record.name)} {value:g}"
+        label(record.name) + ("" if value is True else f" {value:g}")
         for record, value in values
         if record is not TEMPERATURE and value != record.off
     ]

@@ -11,7 +11,8 @@ from ..filters import Parameter
 from .request import FieldError, check_field
 
 # One way to spell a number, so that a page in a browser and Python agree on what is one.
-_SPELLINGS = {int: r"-?[0-9]+", float: r"[0-9.eE+-]+"}
+_SPELLINGS = {int: r"-?[0-9]+", float: r"[0-9.eE+-]+", bool: "[01]"}
+_KINDS = {int: "whole number", float: "number", bool: "0 or 1"}
 
 
 class Number(NamedTuple):
@@ -36,8 +37,7 @@ def read_parameter(record: Parameter, text: str) -> Any:
     """The value of a sampling parameter. Raises `FieldError`, in the library's words."""
     value = _spelled(record.kind, text)
     if value is None:
-        kind = "whole number" if record.kind is int else "number"
-        message = f"{record.name} is {text!r}, no {kind}; {record.remedy}."
+        message = f"{record.name} is {text!r}, no {_KINDS[record.kind]}; {record.remedy}."
         raise FieldError(record.name, message)
     check_field(record.name, value)
     return value
@@ -47,7 +47,7 @@ def _spelled(kind: type, text: str) -> Any:
     """The finite number that `text` spells, None where it spells none."""
     if re.fullmatch(_SPELLINGS[kind], text):
         with suppress(ValueError):  # "1e", or more digits than Python reads
-            value = kind(text)
+            value = kind(int(text) if kind is bool else text)
             return None if value in (math.inf, -math.inf) else value
     return None
 

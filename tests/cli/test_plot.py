@@ -28,6 +28,7 @@ from fused_sampler.views.figures import draw_panels
 from fused_sampler.views.inspect import inspect_token
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
+from fused_sampler.views.parameters import SWEPT
 from fused_sampler.views.request import Request
 
 PROMPT = "The sky is"
@@ -385,7 +386,7 @@ def test_temperatures_differ_in_lightness(count):
 # Sweeps
 
 
-@pytest.mark.parametrize("name", map(label, PARAMETERS))
+@pytest.mark.parametrize("name", [label(record.name) for record in SWEPT])
 def test_sweep_is_what_the_sampler_does(draw, logits, name):
     fixed = {"temperature": {"top_p": 0.9}, "top-p": {"top_k": 99}}.get(name, {})
     options = [word for k, v in fixed.items() for word in ("--" + k.replace("_", "-"), v)]

@@ -26,7 +26,7 @@ from fused_sampler.explorer.view import SAMPLES, TOP
 from fused_sampler.filters.top_p import TOP_P
 from fused_sampler.models.load import LoadedModel, load_model
 from fused_sampler.params import PARAMETERS, TEMPERATURE
-from fused_sampler.views.parameters import COMMON, MORE
+from fused_sampler.views.parameters import COMMON, MORE, SWEPT
 
 REQUEST = request_of(temperature=0.8, top_k=40, top_p=0.95, seed=7)
 SAMPLING = REQUEST.sampling
@@ -82,7 +82,7 @@ def drawn(page):
 def test_page_opens_with_the_given_values(page, logits):
     assert page.find("prompt").get_attribute("value") == PROMPT
     for name, value in {**SAMPLING, "seed": 7}.items():
-        assert float(page.find(name).get_attribute("value")) == value
+        assert float(page.run("return typed(arguments[0])", name)) == value
     assert page.find("top_k-slider").get_attribute("value") == "40"
     rows = page.rows()
     best = logits.topk(TOP).values.tolist()
@@ -163,7 +163,7 @@ def test_folded_filters_that_are_on_are_counted(page, logits):
     assert page.text("more-name") == "More filters"
 
 
-@pytest.mark.parametrize("record", MORE, ids=lambda record: record.name)
+@pytest.mark.parametrize("record", SWEPT[len(COMMON) :], ids=lambda record: record.name)
 def test_folded_filters_show_where_one_is_on(driver, explorer, record):
     value = record.axis.high / 2
     with serving(explorer, request_of(**{record.name: value})) as server:
@@ -633,7 +633,12 @@ def test_everything_is_reached_with_the_keyboard(page):
 
 
 def _with_sliders(records):
-    return [part for record in records for part in (record.name, f"{record.name}-slider")]
+    """The ids of what they have to type or tick, and of their sliders."""
+    return [
+        part
+        for record in records
+        for part in ([record.name, f"{record.name}-slider"] if record in SWEPT else [record.name])
+    ]
 
 
 def _tabs(page, count):
@@ -686,7 +691,7 @@ def test_every_input_has_a_name(page):
         """return [...document.querySelectorAll("input, textarea, button")].map((e) =>
              e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent)"""
     )
-    assert len(names) == 8 + 2 * len(PARAMETERS)
+    assert len(names) == 8 + len(PARAMETERS) + len(SWEPT)
     assert all(names)
 
 
@@ -813,8 +818,8 @@ def test_saved_page_says_what_it_holds(driver, saved):
     assert "Run fused-sampler explore" in note
     for name in ("draw", "count", "append", "undo"):
         assert not page.find(name).is_displayed()
-    for name in PARAMETERS[1:]:
-        assert not page.find(f"{name}-slider").is_enabled()
+    for record in SWEPT:
+        assert page.find(f"{record.name}-slider").is_enabled() == (record is TEMPERATURE)
     rows = page.rows()
     page.set(prompt="abc", seed="8", top_k="1")  # read only
     page.press("a")

@@ -45,6 +45,7 @@ def ask(server, method="GET", path="/", body=None, headers=None):
 def ask_view(server, headers=None, **state):
     """Status and JSON of a view; numbers as text, as the page sends them."""
     numbers = {**request_of().sampling, "seed": 0}
-    state = {"prompt": PROMPT, **{name: str(value) for name, value in numbers.items()}, **state}
+    texts = {name: str(v + 0) for name, v in numbers.items()}  # 0 or 1 for what is on or off
+    state = {"prompt": PROMPT, **texts, **state}
     status, _, text = ask(server, "POST", "/view", json.dumps(state), headers)
     return status, json.loads(text)

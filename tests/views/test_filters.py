@@ -24,7 +24,7 @@ from fused_sampler.models.load import load_model
 from fused_sampler.params import PARAMETERS, RECORDS
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
-from fused_sampler.views.parameters import COMMON, MORE
+from fused_sampler.views.parameters import COMMON, MORE, SWEPT
 from fused_sampler.views.sweep import sweep
 
 ROOT = Path(fused_sampler.__file__).parent
@@ -146,14 +146,15 @@ def test_page_has_an_input_for_each(explorer):
     assert {record.name for record in shown} == set(PARAMETERS)
     assert [setting["more"] for setting in data["settings"]] == [record in MORE for record in shown]
     for setting in data["settings"]:
-        assert setting["slider"]["max"] <= RECORDS[setting["name"]].high
+        assert (
+            setting["slider"] is None or setting["slider"]["max"] <= RECORDS[setting["name"]].high
+        )
         assert data["request"][setting["name"]] == RECORDS[setting["name"]].off
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_sweep_covers_the_axis(token, name):
-    logits = token.logits
-    record = RECORDS[name]
+@pytest.mark.parametrize("record", SWEPT, ids=lambda record: record.name)
+def test_sweep_covers_the_axis(token, record):
+    logits, name = token.logits, record.name
     curve = sweep(token, request_of(), name)
     ends = record.axis.low, min(record.axis.high, len(logits))
     assert (curve.values[0], curve.values[-1]) == pytest.approx(ends)

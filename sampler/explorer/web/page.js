@@ -1,7 +1,7 @@
 "use strict";
 // Inputs, buttons and keys. One view is asked for at a time, so none is painted out of order.
 
-const FIELDS = ["prompt", ...SLIDERS, "seed"];
+const FIELDS = ["prompt", ...SETTINGS, "seed"];
 const KEYS = { d: "draw", t: "count", a: "append", u: "undo" };
 const SEEDS = 2n ** 63n; // how many there are
 
@@ -21,9 +21,6 @@ function enqueue(step) {
     byId("main").setAttribute("aria-busy", String(waiting > 0));
   });
 }
-
-// Numbers without the spaces around them; a prompt as it is.
-const typed = (name) => (name === "prompt" ? byId(name).value : byId(name).value.trim());
 
 function changed() {
   dirty = true;
@@ -101,7 +98,7 @@ const actions = {
 };
 
 function fillInputs() {
-  for (const name of FIELDS) byId(name).value = data.request[name];
+  for (const name of FIELDS) fill(name, data.request[name]);
   for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
   if (paintMore()) unfold();
   const { model, chat, system } = data.views[0].table;
@@ -139,7 +136,10 @@ function listen() {
 
 // A saved page has no library behind it: it goes through the temperatures that were computed.
 function limitToSaved() {
-  for (const name of FIELDS) byId(name).readOnly = true;
+  for (const name of FIELDS) {
+    byId(name).readOnly = true;
+    byId(name).disabled = byId(name).type === "checkbox"; // which is never read only
+  }
   for (const name of SLIDERS) byId(`${name}-slider`).disabled = name !== "temperature";
   for (const name of Object.keys(actions)) byId(name).hidden = true;
   const slider = byId("temperature-slider");

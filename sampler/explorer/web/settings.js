@@ -1,12 +1,20 @@
 "use strict";
-// The parameters of the draw: for each a number to type, and a slider. What few use is folded away.
+// The parameters of the draw: for each a number to type and a slider, or a box to tick. What few use
+// is folded away.
 
-const SLIDERS = data.settings.map((setting) => setting.name);
+const SETTINGS = data.settings.map((setting) => setting.name);
+const SLIDERS = data.settings.filter(({ slider }) => slider).map((setting) => setting.name);
 
 function makeSetting({ name, label, hint, whole, slider }) {
   const control = make("div", "control");
   const title = make("label", "", `${label} `);
   title.htmlFor = name;
+  if (!slider) {
+    const box = make("input");
+    Object.assign(box, { id: name, type: "checkbox", autocomplete: "off" });
+    control.append(title, box);
+    return control;
+  }
   title.append(make("small", "", hint));
   const number = make("input");
   Object.assign(number, { id: name, inputMode: whole ? "numeric" : "decimal", autocomplete: "off" });
@@ -21,9 +29,22 @@ for (const setting of data.settings) {
   byId(setting.more ? "more-settings" : "settings").append(makeSetting(setting));
 }
 
+// Numbers without the spaces around them, 0 or 1 for a box; a prompt as it is.
+function typed(name) {
+  const field = byId(name);
+  if (field.type === "checkbox") return String(Number(field.checked));
+  return name === "prompt" ? field.value : field.value.trim();
+}
+
+function fill(name, value) {
+  if (byId(name).type === "checkbox") byId(name).checked = value;
+  else byId(name).value = value;
+}
+
 // How many of those that are folded away are on.
 function paintMore() {
-  const on = data.settings.filter(({ name, more, off }) => more && Number(byId(name).value) !== off);
+  const isOn = ({ name, off }) => Number(typed(name)) !== Number(off);
+  const on = data.settings.filter((setting) => setting.more && isOn(setting));
   byId("more-on").textContent = on.length ? `${on.length} on` : "";
   return on.length;
 }
