@@ -43,8 +43,7 @@ from .protocol import warn_caller
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two
 # halves of the seed, then the step.
 _ROWS = len(PARAMETERS) + 3
-_DTYPES = {int: torch.int32, float: torch.float32, bool: torch.int32}
-_LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max, bool: 1}
+_LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max}
 _CHILD = re.compile(r"__child#(\d+)$")  # transformers' name for a prompt's further sequences
 
 # What transformers' own warpers of requests ignore, with a warning.
@@ -276,9 +275,9 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         columns = torch.empty(_ROWS, len(settings), dtype=torch.int32, device="cpu")
         for row, name in enumerate(PARAMETERS):
             kind = RECORDS[name].kind
-            values = [min(own[name], _LARGEST[kind]) for own in settings]
-            numbers = torch.tensor(values, dtype=_DTYPES[kind], device="cpu")
-            columns[row] = numbers.view(torch.int32)
+            values = [min(own[name], _LARGEST.get(kind, 1)) for own in settings]
+            dtype = torch.float32 if kind is float else torch.int32
+            columns[row] = torch.tensor(values, dtype=dtype, device="cpu").view(torch.int32)
         seeds = [wrapped(own["seed"]) for own in settings]
         halves = torch.tensor(seeds, dtype=torch.int64, device="cpu").view(torch.int32)
         columns[-3:-1] = halves.view(-1, 2).T
@@ -292,12 +291,10 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         tokens.
         """
         columns = arguments[:, : len(scores)]
-        values: dict[str, Any] = {}
-        for row, name in enumerate(PARAMETERS):
-            kind = RECORDS[name].kind
-            values[name] = columns[row].view(_DTYPES[kind])
-            if kind is bool:
-                values[name] = values[name] != 0
+        values: dict[str, Any] = {
+            name: _read_column(columns[row], RECORDS[name].kind)
+            for row, name in enumerate(PARAMETERS)
+        }
         for stage in self._stages:
             if isinstance(stage, LogitsProcessorList):
                 for processor in stage:
@@ -310,6 +307,12 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         self.draw["seed"] = columns[-3:-1].T.contiguous().view(torch.int64)[:, 0]
         self.draw["step"] = columns[-1]
         return scores
+
+
+def _read_column(column: torch.Tensor, kind: type) -> torch.Tensor:
+    if kind is float:
+        return column.view(torch.float32)
+    return column if kind is int else column > 0
 
 
 def _fused(processor: Any) -> bool:
