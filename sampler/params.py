@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import numbers
 from dataclasses import dataclass, make_dataclass
 from typing import Any
@@ -17,6 +18,12 @@ from .filters import Parameter as Record
 GREEDY_BELOW = 9.999999747378752e-06  # 1e-5 in fp32, so that every precision agrees
 Parameter = float | int | torch.Tensor | None
 _FP32_MAX = torch.finfo(torch.float32).max
+_DTYPES = {float: torch.float32, int: torch.int64, bool: torch.bool}  # of columns
+_KINDS = {
+    float: (numbers.Real, "a number"),
+    int: (numbers.Integral, "an integer"),
+    bool: (bool, "True or False"),
+}
 
 TEMPERATURE = Record(
     name="temperature",
@@ -28,7 +35,40 @@ TEMPERATURE = Record(
     remedy="use 0 for greedy decoding or a finite positive number",
     axis=Axis(0.1, 5.0),
 )
-RECORDS = {record.name: record for record in (TEMPERATURE, *FILTERS)}
+TEMPERATURE_LAST = Record(
+    name="temperature_last",
+    kind=bool,
+    low=False,
+    high=True,
+    off=False,
+    help="Let the filters see temperature 1, and divide for the draw alone.",
+    remedy="use True or False",
+    axis=Axis(0, 1),
+)
+XTC_PROBABILITY = Record(
+    name="xtc_probability",
+    kind=float,
+    low=0.0,
+    high=1.0,
+    off=0.0,
+    help="XTC: how often xtc_threshold applies, by chance at each step; 0 is off.",
+    remedy="use a number from 0 to 1; 0 switches it off",
+    axis=Axis(0.0, 1.0),
+)
+MIROSTAT_MU = Record(
+    name="mirostat_mu",
+    kind=float,
+    low=-math.inf,
+    high=math.inf,
+    off=math.inf,
+    help="Keep tokens of at most this surprise, -log2 of the probability, in bits; inf is off.",
+    remedy="use a number of bits; FusedSampler(mirostat_tau=...) finds it by itself",
+    axis=Axis(0.0, 20.0),
+)
+RECORDS = {
+    record.name: record
+    for record in (TEMPERATURE, TEMPERATURE_LAST, *FILTERS, XTC_PROBABILITY, MIROSTAT_MU)
+}
 PARAMETERS = tuple(RECORDS)
 
 
@@ -68,6 +108,8 @@ class SamplingParams(_Values):
 class RowParams:
     """The parameters of a batch as the backends read them: columns, `[B]` tensors.
 
+    `mirostat_mu` has none: a bound on the surprise is one on the probability, as epsilon's.
+
     What was given as a plain number stays on the CPU, expanded from one element, so that a kernel
     can take it by value; what was given as a tensor stands beside the logits.
     """
@@ -75,6 +117,7 @@ class RowParams:
     temperature: torch.Tensor  # fp32
     c: torch.Tensor  # fp32: log2(e) / temperature, IEEE division
     filter_c: torch.Tensor  # fp32: what the filters see instead; c, or log2(e)
+    xtc_chance: torch.Tensor  # fp32: XTC applies where 32 random bits are below; 0: never
     filters: dict[str, torch.Tensor]  # each filter's column, in the order of FILTERS
 
     @property
@@ -83,11 +126,12 @@ class RowParams:
 
     @functools.cached_property
     def table(self) -> torch.Tensor:
-        """All columns side by side, fp64 `[B, 3 + filters]` on the CPU: each is exact there.
+        """All columns side by side, fp64 `[B, 4 + filters]` on the CPU: each is exact there.
 
         One line, expanded, where every value was given as a number.
         """
-        columns = [self.temperature, self.c, self.filter_c, *self.filters.values()]
+        own = (self.temperature, self.c, self.filter_c, self.xtc_chance)
+        columns = [*own, *self.filters.values()]
         if all(column.stride(0) == 0 for column in columns):
             line = torch.stack([column[:1].double() for column in columns], dim=-1)
             return line.expand(len(self.c), -1)
@@ -98,7 +142,8 @@ class RowParams:
         filters = {name: column.to(device) for name, column in self.filters.items()}
         c = self.c.to(device)
         filter_c = c if self.filter_c is self.c else self.filter_c.to(device)
-        return RowParams(self.temperature.to(device), c, filter_c, filters)
+        own = self.temperature.to(device), c, filter_c, self.xtc_chance.to(device)
+        return RowParams(*own, filters)
 
 
 def resolve_rows(
@@ -151,30 +196,49 @@ def _number_rows(batch: int, vocab: int, **values: float | None) -> RowParams:
 def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.device) -> RowParams:
     def values_of(record: Record) -> torch.Tensor:
         """int64 or fp32 `[1]` of a number or nothing, `[B]` of a tensor."""
-        value, dtype = getattr(params, record.name), torch.float32
-        high = min(record.high, _FP32_MAX)
+        value, dtype = getattr(params, record.name), _DTYPES[record.kind]
+        high = record.high
         if record.kind is int:
-            dtype, high = torch.int64, min(record.high, MAX_VOCAB)
+            high = min(record.high, MAX_VOCAB)
         if not isinstance(value, torch.Tensor):
             value = min(record.off if value is None else value, high)  # may be beyond the dtype
+            if record.kind is float and math.isfinite(value):
+                value = min(max(value, -_FP32_MAX), _FP32_MAX)
             return torch.full((1,), record.kind(value), dtype=dtype, device="cpu")
         value = value.detach().to(device=device, dtype=dtype).reshape(-1)
+        if dtype == torch.bool:
+            return value
         # Matters to values that were not checked only.
-        return value.nan_to_num(nan=record.off).clamp(record.low, high)
+        return value.masked_fill(value.isnan(), record.off).clamp(record.low, high)
+
+    def beside(column: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both where the logits are, if one of them is."""
+        if column.device == other.device:
+            return column, other
+        return column.to(device), other.to(device)
 
     temperature = values_of(TEMPERATURE)
     c = torch.full_like(temperature, LOG2_E) / temperature
-    filters = {f.name: f.column(values_of(f), vocab).expand(batch) for f in FILTERS}
-    c = c.expand(batch)
-    return RowParams(temperature.expand(batch), c, c, filters)
+    filters = {f.name: f.column(values_of(f), vocab) for f in FILTERS}
+    chance = (values_of(XTC_PROBABILITY).double() * 2.0**32).ceil().float()
+    epsilon, mu = beside(filters["epsilon_cutoff"], values_of(MIROSTAT_MU))
+    filters["epsilon_cutoff"] = torch.maximum(epsilon, -mu)
+    threshold, asked = beside(filters["xtc_threshold"], chance)
+    filters["xtc_threshold"] = threshold.masked_fill(asked == 0, torch.inf)
+    own = temperature.expand(batch), c.expand(batch)
+    seen = own[1]
+    last, alone = beside(values_of(TEMPERATURE_LAST), c)
+    if params.temperature_last is not None and params.temperature_last is not False:
+        seen = torch.where(last, torch.full_like(alone, LOG2_E), alone).expand(batch)
+    columns = {name: column.expand(batch) for name, column in filters.items()}
+    return RowParams(*own, seen, chance.expand(batch), columns)
 
 
 def check_number(name: str, value: object, where: str = "") -> None:
     """Raise where a number is of the wrong kind or out of range for this parameter."""
     record = RECORDS[name]
-    kind = numbers.Integral if record.kind is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, kind):
-        wanted = "an integer" if record.kind is int else "a number"
+    kind, wanted = _KINDS[record.kind]
+    if isinstance(value, bool) != (record.kind is bool) or not isinstance(value, kind):
         raise TypeError(
             f"{name} must be {wanted}, a [B] tensor or None, got {value!r}; {record.remedy}."
         )
@@ -185,16 +249,18 @@ def check_number(name: str, value: object, where: str = "") -> None:
 def check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> None:
     """Raise where a tensor has the wrong dtype or shape, or (`validate`) holds a value that has."""
     record = RECORDS[name]
-    integer = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-    if not integer and (record.kind is int or not value.is_floating_point()):
-        wanted = "an integer" if record.kind is int else "a floating-point"
+    flags = value.dtype == torch.bool
+    integer = not (value.is_floating_point() or value.is_complex() or flags)
+    fits = {int: integer, bool: flags}.get(record.kind, integer or value.is_floating_point())
+    if not fits:
+        wanted = {int: "an integer", bool: "a bool"}.get(record.kind, "a floating-point")
         raise TypeError(f"{name} must be {wanted} tensor, got {value.dtype}; convert it first.")
     if value.shape not in ((), (1,), (batch,)):
         raise ValueError(
             f"{name} has shape {list(value.shape)} but logits have {batch} rows; "
             f"pass a number or a tensor of shape [{batch}]."
         )
-    if validate:
+    if validate and not flags:
         words = value.detach().reshape(-1).to(torch.int64 if integer else value.dtype)
         good = (words >= record.low) & (words <= record.high)
         if not good.all():

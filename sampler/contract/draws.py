@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .philox import multiply_high, random_bits
+from .philox import multiply_high, philox, random_bits
 
 Seed = int | torch.Tensor | None
 Step = int | torch.Tensor
@@ -25,14 +25,28 @@ class Draws(NamedTuple):
     stream: int | torch.Tensor | None  # None: each row's own number
     num_samples: int
 
+    def third_words(self, batch: int, device: torch.device) -> torch.Tensor:
+        """The third output word of each row's first draw, int64 [B]: XTC's chance."""
+        seed, step, stream = self._words(batch, device)
+        key = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+        counter = step & 0xFFFFFFFF, (step >> 32) & 0xFFFFFFFF, stream, torch.zeros_like(stream)
+        return philox(key, counter)[2]
+
+    def _words(self, batch: int, device: torch.device) -> list[torch.Tensor]:
+        """Seed, step and stream, int64 [B]."""
+        stream = torch.arange(batch, device=device) if self.stream is None else self.stream
+        words = (torch.as_tensor(word, device=device) for word in (self.seed, self.step, stream))
+        return [word.expand(batch) for word in words]
+
     def below(self, mass: torch.Tensor) -> torch.Tensor:
         """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for mass [B, 1]."""
-        device = mass.device
-        stream = torch.arange(len(mass), device=device) if self.stream is None else self.stream
-        words = (torch.as_tensor(word, device=device) for word in (self.seed, self.step, stream))
-        seed, step, stream = (word.expand(len(mass))[:, None] for word in words)
-        draw = torch.arange(self.num_samples, device=device)
+        words = self._words(len(mass), mass.device)
+        seed, step, stream = (word[:, None] for word in words)
+        draw = torch.arange(self.num_samples, device=mass.device)
         return multiply_high(*random_bits(seed, step, stream, draw), mass)
+
+
+NO_DRAWS = Draws(seed=0, step=0, stream=0, num_samples=1)  # where nobody looks at them
 
 
 def check_generator(seed: Seed, generator: torch.Generator | None) -> None:

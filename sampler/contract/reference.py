@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..filters import FILTERS
 from ..output import SampleOutput, log_probability
 from ..params import RowParams
-from .draws import Draws
+from .draws import NO_DRAWS, Draws
 from .mass import BLOCK, LOG2_E, LOWEST, exp2_parts, scale_sums, token_weights, whole_depth
 
 
@@ -48,6 +48,10 @@ class BlockTable:
         """`mass(K)`, int64 [B], of the tokens `kept`, bool [B, V]."""
         return self.scale((self.weights * self.blocks(kept)).sum(-1)).sum(-1)
 
+    def best_z(self, kept: torch.Tensor) -> torch.Tensor:
+        """The z of the best of the tokens `kept`, fp32 [B, 1]."""
+        return self.z.masked_fill(~kept, -torch.inf).amax(-1, keepdim=True)
+
     def depth(self, kept: torch.Tensor) -> torch.Tensor:
         """The sum of `-z` over the tokens `kept`, times their mass, int64 [B].
 
@@ -69,17 +73,20 @@ class BlockTable:
         return (before[..., None] + self.scale(weights.cumsum(-1))).flatten(1)
 
 
-def kept_set(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+def kept_set(logits: torch.Tensor, rows: RowParams, draws: Draws = NO_DRAWS) -> torch.Tensor:
     """What the filters keep, bool [B, V]; of a greedy row its one token."""
-    return _kept_set(logits, rows)[:, : logits.shape[-1]]
+    return _kept_set(logits, rows, draws)[:, : logits.shape[-1]]
 
 
-def _kept_set(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+def _kept_set(logits: torch.Tensor, rows: RowParams, draws: Draws) -> torch.Tensor:
     """The same for all of the table, bool [B, N * 64]."""
     table = BlockTable(logits, rows.filter_c)
+    spared = draws.third_words(len(logits), logits.device) >= rows.xtc_chance.double()
+    columns = dict(rows.filters)
+    columns["xtc_threshold"] = columns["xtc_threshold"].masked_fill(spared, torch.inf)
     kept = table.x > -torch.inf
     for f in FILTERS:
-        kept = kept & f.keep(table, kept, rows.filters[f.name][:, None])
+        kept = kept & f.keep(table, kept, columns[f.name][:, None])
     best = F.one_hot(table.x.argmax(-1), kept.shape[-1]).bool()  # the first of the maxima
     return torch.where(rows.greedy[:, None], best, kept)
 
@@ -88,7 +95,7 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
     """Tokens [B, num_samples] by the cumulative sum of contract section 5."""
     rows = rows.to(logits.device)
     table = BlockTable(logits, rows.c)
-    kept = _kept_set(logits, rows)
+    kept = _kept_set(logits, rows, draws)
     upto = table.cumulative_mass(kept)
     mass = upto[:, -1:]
     r = draws.below(mass)
@@ -114,14 +121,14 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
     )
 
 
-def mask_logits(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+def mask_logits(logits: torch.Tensor, rows: RowParams, draws: Draws = NO_DRAWS) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit.
 
     An invalid row is NaN throughout, as it is in `softmax`.
     """
     rows = rows.to(logits.device)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
-    kept = _kept_set(logits, rows)[:, : logits.shape[-1]]
+    kept = _kept_set(logits, rows, draws)[:, : logits.shape[-1]]
     masked = (logits.float() / temperature).masked_fill(~kept, -torch.inf)
     row_max = logits.float().amax(-1, keepdim=True)
     return masked.masked_fill(~row_max.isfinite(), torch.nan)

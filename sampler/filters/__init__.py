@@ -9,18 +9,24 @@ from .eta_cutoff import ETA_CUTOFF
 from .min_p import MIN_P
 from .record import Axis, Filter, Parameter
 from .top_a import TOP_A
+from .top_h import TOP_H
 from .top_k import TOP_K
 from .top_n_sigma import TOP_N_SIGMA
 from .top_p import TOP_P
+from .typical_p import TYPICAL_P
+from .xtc_threshold import XTC_THRESHOLD
 
 FILTERS: tuple[Filter, ...] = (
     TOP_N_SIGMA,
+    TOP_H,
     TOP_K,
     TOP_P,
     MIN_P,
+    TYPICAL_P,
     EPSILON_CUTOFF,
     ETA_CUTOFF,
     TOP_A,
+    XTC_THRESHOLD,
 )
 
 __all__ = ["FILTERS", "Axis", "Filter", "Parameter"]

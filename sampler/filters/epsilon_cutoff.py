@@ -21,7 +21,7 @@ def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
 def _keep(table: BlockTable, kept: torch.Tensor, log2_epsilon: torch.Tensor) -> torch.Tensor:
     """2**z / mass >= epsilon, by logarithms; the best token always."""
     least = (log2_epsilon.double() + log2_mass(table.mass(kept))[:, None]).float()
-    return table.z >= least.clamp(max=0.0)
+    return table.z >= torch.minimum(least, table.best_z(kept))
 
 
 EPSILON_CUTOFF = Filter(

@@ -23,7 +23,7 @@ def _keep(table: BlockTable, kept: torch.Tensor, log2_eta: torch.Tensor) -> torc
     mass, log2_eta = table.mass(kept)[:, None], log2_eta.double()
     mean = table.depth(kept)[:, None].double() / mass.double()
     least = torch.minimum(log2_eta + log2_mass(mass), log2_eta * 0.5 - mean).float()
-    return table.z >= least.clamp(max=0.0)
+    return table.z >= torch.minimum(least, table.best_z(kept))
 
 
 ETA_CUTOFF = Filter(

@@ -19,9 +19,10 @@ def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
 
 
 def _keep(table: BlockTable, kept: torch.Tensor, log2_a: torch.Tensor) -> torch.Tensor:
-    """2**z / M >= a / M**2, by logarithms; the best token always."""
-    least = (log2_a.double() - log2_mass(table.mass(kept))[:, None]).float()
-    return table.z >= least.clamp(max=0.0)
+    """2**z / M >= a * (2**t / M)**2, t the best token's z, by logarithms; that one always."""
+    best = table.best_z(kept)
+    least = (log2_a.double() - log2_mass(table.mass(kept))[:, None] + 2.0 * best.double()).float()
+    return table.z >= torch.minimum(least, best)
 
 
 TOP_A = Filter(

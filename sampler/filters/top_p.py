@@ -20,9 +20,19 @@ def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
 
 def _keep(table: BlockTable, kept: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """x from the logit up at which the mass of the best tokens reaches P."""
+    return (table.x >= reached(table, kept, table.x, p)) | (p >= 1)
+
+
+def reached(
+    table: BlockTable, kept: torch.Tensor, rank: torch.Tensor, p: torch.Tensor
+) -> torch.Tensor:
+    """The rank [B, 1] at which the mass of the tokens kept that rank higher reaches P.
+
+    `rank` fp32 [B, N * 64] orders them; `P = max(1, ceil(p * mass))`.
+    """
     # What each token adds to the mass when tokens are taken from the best down: scaling rounds
     # down once a block, so a token's share depends on the better ones of its own block.
-    x, order = table.blocks(table.x.masked_fill(~kept, -torch.inf)).sort(descending=True)
+    x, order = table.blocks(rank.masked_fill(~kept, -torch.inf)).sort(descending=True)
     weights = table.weights * table.blocks(kept)
     taken = table.scale(weights.gather(-1, order).cumsum(-1))
     added = taken.diff(dim=-1, prepend=torch.zeros_like(taken[..., :1]))
@@ -31,7 +41,7 @@ def _keep(table: BlockTable, kept: torch.Tensor, p: torch.Tensor) -> torch.Tenso
     mass = added.flatten(1).gather(-1, order).cumsum(-1)
     needed = (p * mass[:, -1:].double()).ceil().long().clamp(min=1)
     last = (mass < needed).sum(-1, keepdim=True).clamp(max=mass.shape[-1] - 1)
-    return (table.x >= x.gather(-1, last)) | (p >= 1)
+    return x.gather(-1, last)
 
 
 TOP_P = Filter(
