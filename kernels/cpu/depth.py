@@ -37,10 +37,10 @@ def block_depth(logits, first, size, block_max, c, lowest):
 
 
 @device
-def weigh(row, space, low, with_depth):
-    """Mass and depth of the logits from the key `low` up, int64."""
+def weigh(row, space, low, high, with_depth):
+    """Mass and depth of the logits with keys in [low, high), int64."""
     mass, depth = np.int64(0), np.int64(0)
-    lowest = value_of(np.int32(low))
+    lowest, highest = value_of(np.int32(low)), value_of(np.int32(high))
     for n in range(row.num_blocks):
         top = space.maxima[n]
         if top < low:
@@ -48,10 +48,14 @@ def weigh(row, space, low, with_depth):
         first, block_max = n * BLOCK, block_float(top)
         size = min(BLOCK, row.vocab - first)
         total, _ = block_sum(row.logits, first, size, block_max, row.c, lowest)
+        if top >= high:
+            total -= block_sum(row.logits, first, size, block_max, row.c, highest)[0]
         mantissa, exponent = block_scale(top, row.maximum, row.c)
         mass += np.int64((total * mantissa) >> np.uint64(min(14 - exponent, 63)))
         if with_depth:
             below = block_depth(row.logits, first, size, block_max, row.c, lowest)
+            if top >= high:
+                below -= block_depth(row.logits, first, size, block_max, row.c, highest)
             far = whole_depth((value_of(top) - row.maximum) * row.c)
             below += np.int64(total) * np.int64(far)
             shift = np.int64(min(6 - exponent, 63))

@@ -27,7 +27,7 @@ _LN_2 = mass.LN_2
 
 @device
 def random_bits(seed, step, stream, draw):
-    """`U`, uint64: key = seed, counter = (step low, step high, stream, draw)."""
+    """`U`, uint64, and the word after it: key = seed, counter = (step, stream, draw)."""
     key_0, key_1 = np.uint64(seed) & _WORD, np.uint64(seed) >> _HALF
     a, b = np.uint64(step) & _WORD, np.uint64(step) >> _HALF
     c, d = np.uint64(stream) & _WORD, np.uint64(draw) & _WORD
@@ -36,7 +36,7 @@ def random_bits(seed, step, stream, draw):
         a, b = (product_1 >> _HALF) ^ b ^ key_0, product_1 & _WORD
         c, d = (product_0 >> _HALF) ^ d ^ key_1, product_0 & _WORD
         key_0, key_1 = (key_0 + _KEY_STEP_0) & _WORD, (key_1 + _KEY_STEP_1) & _WORD
-    return (a << _HALF) | b
+    return (a << _HALF) | b, c
 
 
 @device
@@ -52,8 +52,8 @@ def accumulate(row, space, blocks):
 
 
 @device
-def draw_token(row, space, blocks, threshold, total, bits):
-    """The token at which the masses pass `r`."""
+def draw_token(row, space, blocks, low, high, total, bits):
+    """The token, among those with keys in [low, high), at which the masses pass `r`."""
     left = np.int64(multiply_high(bits, np.uint64(total)))
     slot, end = np.int64(0), blocks - 1  # the first slot whose prefix passes
     while slot < end:
@@ -69,7 +69,7 @@ def draw_token(row, space, blocks, threshold, total, bits):
     upto = np.uint64(0)
     for token in range(first, min(first + BLOCK, row.vocab)):
         word = row.logits[token]
-        if key_of(word) >= threshold:
+        if low <= key_of(word) < high:
             upto += np.uint64(token_weight(widen(word), block_max, row.c))
             if np.int64(scale_sum(upto, space.tops[slot], row.maximum, row.c)) > left:
                 return token

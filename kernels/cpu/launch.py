@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fused_sampler.contract.draws import Draws
+from fused_sampler.contract.draws import NO_DRAWS, Draws
 from fused_sampler.output import SampleOutput
 from fused_sampler.params import RowParams
 
@@ -39,21 +39,18 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
 
 def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
-    return _write(logits, rows, PROBABILITIES)
+    return _write(logits, rows, NO_DRAWS, PROBABILITIES)
 
 
-def mask_logits(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+def mask_logits(logits: torch.Tensor, rows: RowParams, draws: Draws = NO_DRAWS) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
-    return _write(logits, rows, MASKED)
+    return _write(logits, rows, draws, MASKED)
 
 
-def _write(logits: torch.Tensor, rows: RowParams, purpose: int) -> torch.Tensor:
+def _write(logits: torch.Tensor, rows: RowParams, draws: Draws, purpose: int) -> torch.Tensor:
     output = torch.empty(logits.shape, dtype=torch.float32, device="cpu")
-    _run(logits, rows, _NO_DRAWS, purpose, output, output=output.data_ptr())
+    _run(logits, rows, draws, purpose, output, output=output.data_ptr())
     return output
-
-
-_NO_DRAWS = Draws(seed=0, step=0, stream=0, num_samples=0)
 
 
 def _word(word: int | torch.Tensor | None) -> tuple[int, int]:

@@ -11,13 +11,14 @@ import numpy as np
 
 from .arithmetic import BLOCK, key_of_float, token_weight, widen
 from .compiling import device
-from .search import search_threshold
+from .search import COUNT, NEARNESS, search_threshold
+from .typical import near_key
 
 _SAMPLED = 64  # blocks, about
 
 
 @device
-def sample_row(row, space, by_mass):
+def sample_row(row, space, by, typical):
     """List every few blocks, with a measure of 1 or, by mass, of 2**30 for the row's best logit.
 
     Returns the number of logits and the stride between blocks. -inf is below all that is asked for.
@@ -27,14 +28,19 @@ def sample_row(row, space, by_mass):
     for n in range(stride // 2, row.vocab // BLOCK, stride):
         for j in range(BLOCK):
             x = widen(row.logits[n * BLOCK + j])
-            space.keys[size + j] = key_of_float(x)
-            space.measure[size + j] = token_weight(x, row.maximum, row.c) if by_mass else 1
+            key = key_of_float(x)
+            weight = np.int32(1) if by == COUNT else token_weight(x, row.maximum, row.c)
+            if by == NEARNESS:
+                weight = weight if key >= typical.low else np.int32(0)
+                key = near_key(x, row, typical.mean)
+            space.keys[size + j] = key
+            space.measure[size + j] = weight
         size += BLOCK
     return size, stride
 
 
 @device
-def guess(row, space, by_mass, need, total, low, high, attempt):
+def guess(row, space, by, typical, need, total, low, high, attempt):
     """A bracket inside [low, high) that is likely to hold the threshold and to fit the list.
 
     At odd attempts the middle alone, so that the search ends whatever the row holds.
@@ -42,10 +48,10 @@ def guess(row, space, by_mass, need, total, low, high, attempt):
     if attempt % 2 == 1:
         middle = (low + high) >> 1
         return middle, middle
-    size, stride = sample_row(row, space, by_mass)
+    size, stride = sample_row(row, space, by, typical)
     wanted = np.float64(need) / stride
     spread = 3.0 * np.sqrt(wanted) + 1.0
-    if by_mass:  # what the threshold leaves out is many light tokens: a sample is good at those
+    if by != COUNT:  # what the threshold leaves out is many light tokens: a sample is good at those
         tail = np.float64((total - need) >> 10) / stride
         wanted = -tail
         for i in range(size):

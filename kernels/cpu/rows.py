@@ -18,13 +18,12 @@ from .arithmetic import (
     value_of,
     widen,
 )
-from .collect import collect
 from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .memory import pointer, take_next
 from .near import LEAST_C, UNSURE, draw_near, near_sums
-from .select import lowest_key_from, select
-from .space import Row, at_scale, divide_space
+from .select import lowest_key_from, select, sum_kept
+from .space import Row, at_scale, divide_space, filtered, read_filters, without_xtc
 from .summarize import fill_sums, summarize
 from .write import write_kept, write_probabilities
 
@@ -131,49 +130,39 @@ def _compile(sources):
                 break
             params = pointer(table + 8 * table_stride * b, np.float64)
             temperature, c = np.float32(params[0]), np.float32(params[1])
-            filter_c, top_n_sigma = np.float32(params[2]), np.float32(params[3])
-            top_k, top_p, min_p_log2 = np.int64(params[4]), params[5], np.float32(params[6])
-            epsilon_log2, eta_log2 = np.float32(params[7]), np.float32(params[8])
-            top_a_log2 = np.float32(params[9])
+            filter_c, chance = np.float32(params[2]), params[3]
+            filters = read_filters(pointer(table + 8 * (table_stride * b + 4), np.float64))
             words = pointer(logits + stride_bytes * b, kind)
             greedy = temperature < _GREEDY_BELOW
-            by_value = max(min_p_log2, epsilon_log2, eta_log2, top_a_log2) > -np.inf
-            filtered = top_n_sigma < np.inf or top_k < vocab or top_p < 1 or by_value
+            own_seed = own_word(seed, seed_stride, b)
+            own_step = own_word(step, step_stride, b)
+            own_stream = own_word(stream, stream_stride, b)
+            if filters.xtc_log2 < np.inf:
+                if np.float64(random_bits(own_seed, own_step, own_stream, 0)[1]) >= chance:
+                    filters = without_xtc(filters)
+            has_filter = filtered(filters, vocab)
             # Near masses tell nearly every draw; any of many draws may need the exact ones.
             only_tokens = purpose == TOKENS and logprobs == 0
             few_draws = only_tokens and num_samples <= _FEW_DRAWS
-            try_near = few_draws and not filtered and c >= LEAST_C
+            try_near = few_draws and not has_filter and c >= LEAST_C
             # The mass of the whole row is needed by top-p as the first filter, and by the draw.
-            first_is_p = top_p < 1 and top_k >= vocab and top_n_sigma == np.inf
-            with_sums = (not greedy) and (first_is_p or not filtered) and not try_near
-            seen_c = filter_c if filtered else c
+            whole = filters.top_k >= vocab and filters.top_h >= 1 and filters.top_n_sigma == np.inf
+            first_is_p = filters.top_p < 1 and whole
+            with_sums = (not greedy) and (first_is_p or not has_filter) and not try_near
+            seen_c = filter_c if has_filter else c
             best = summarize(words, vocab, seen_c, space.maxima, space.sums, with_sums)
-            row = Row(
-                words,
-                vocab,
-                num_blocks,
-                value_of(best),
-                seen_c,
-                top_n_sigma,
-                top_k,
-                top_p,
-                min_p_log2,
-                epsilon_log2,
-                eta_log2,
-                top_a_log2,
-            )
+            row = Row(words, vocab, num_blocks, value_of(best), seen_c, filters)
             valid = FORBIDDEN < best < INFINITE_KEY
-            threshold, kept, blocks, total = np.int64(LOWEST_KEY), 0, 0, 0
+            low, high = np.int64(LOWEST_KEY), np.int64(INFINITE_KEY)
+            kept, blocks, total = 0, 0, 0
             token, near_mass = np.int64(-1), 0.0
             if valid and greedy:
                 token, kept = first_best(row, space, best), 1
-            elif valid and filtered:
-                threshold, blocks, kept = select(row, space)
+            elif valid and has_filter:
+                low, high, blocks, kept = select(row, space)
                 if seen_c != c:
                     row = at_scale(row, c)
-                    blocks, _, _ = collect(row, space, threshold, threshold)
-                    for n in range(blocks):
-                        space.sums[n] = space.sure[n]
+                    blocks, kept = sum_kept(row, space, low, high)
                 total = accumulate(row, space, blocks)
             elif valid and try_near and not is_flat(row, space):
                 near_mass = near_sums(row, space)
@@ -184,27 +173,22 @@ def _compile(sources):
             if purpose == PROBABILITIES:
                 write_probabilities(row, written, valid, token, total)
             elif purpose == MASKED:
-                write_kept(row, written, valid, token, threshold, temperature)
+                write_kept(row, written, valid, token, low, high, temperature)
             else:
                 drawn = pointer(tokens + 8 * num_samples * b, np.int64)
                 for draw in range(num_samples):
                     if valid and not greedy:
-                        bits = random_bits(
-                            own_word(seed, seed_stride, b),
-                            own_word(step, step_stride, b),
-                            own_word(stream, stream_stride, b),
-                            draw,
-                        )
+                        bits, _ = random_bits(own_seed, own_step, own_stream, draw)
                         if near_mass > 0.0:
                             token = draw_near(row, space, near_mass, bits)
                             if token == UNSURE:
                                 near_mass = 0.0
                                 blocks, total = num_blocks, take_all(row, space, False)
                         if near_mass == 0.0:
-                            token = draw_token(row, space, blocks, threshold, total, bits)
+                            token = draw_token(row, space, blocks, low, high, total, bits)
                     drawn[draw] = token
                 if logprobs != 0:
-                    if valid and not filtered and not greedy:
+                    if valid and not has_filter and not greedy:
                         kept = count_allowed(row)
                     pointer(kept_counts, np.int64)[b] = kept
                     write_logprobs(

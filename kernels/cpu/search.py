@@ -14,6 +14,7 @@ import numpy as np
 
 from .compiling import device
 
+COUNT, MASS, NEARNESS = 0, 1, 2  # measures; the third is of mass, too, by another order
 EXACT = -1  # slack of `search_threshold`: none, whatever the measure
 
 

@@ -1,8 +1,9 @@
-"""Step 2, select: the threshold of the filters, exactly.
+"""Step 2, select: the thresholds of the filters, exactly.
 
-Every filter keeps the logits from a threshold up, and each threshold is the largest key at which a
+Most filters keep the logits from a threshold up, and each threshold is the largest key at which a
 measure of {x >= key} reaches what is needed: the count reaches k (top-k), or the mass reaches
-P = max(1, ceil(p * mass(K))) (top-p; contract section 4). All others name a value.
+P = max(1, ceil(p * mass(K))) (top-p; contract section 4). Most others name a value. Typical keeps an
+interval (`typical.py`), and XTC cuts from above.
 
     2a bracket  low <= threshold < high, from the block table (`block_bound`, `mass_bounds`)
     2b collect  the logits in the bracket into a list (`collect.py`)
@@ -32,11 +33,21 @@ from .collect import collect, measure_mass, weigh_list
 from .compiling import device
 from .depth import weigh
 from .refine import guess
-from .search import EXACT, search_threshold
+from .search import COUNT, EXACT, MASS, NEARNESS, search_threshold
 from .spread import largest_root, variance
+from .summarize import block_float, block_sum
+from .top_h import BEST, lowest_of_top_h
+from .typical import (
+    FARTHEST,
+    NEAREST,
+    Typical,
+    collect_near,
+    interval,
+    lowest_between,
+)
 
-COUNT, MASS = 0, 1  # measures
 EPSILON, ETA = 0, 1  # cutoffs by probability; the third is top-a
+_NO_TYPICAL = Typical(np.float32(0.0), np.int64(0))
 _NOTHING = np.int64(2**31)  # above all keys: where no list stands
 
 
@@ -57,12 +68,18 @@ def mass_needed(top_p, total):
 
 
 @device
+def z_of(row, key):
+    """`fp32(fp32(x - m) * c)` of a key's logit."""
+    return (value_of(np.int32(key)) - row.maximum) * row.c
+
+
+@device
 def lowest_key_from(row, value):
     """The lowest key with `z >= value`, z = fp32(fp32(x - m) * c); the best token's at most."""
     low, high = np.int64(LOWEST_KEY) - 1, np.int64(key_of_float(row.maximum))
     while low + 1 < high:
         middle = (low + high) >> 1
-        if (value_of(np.int32(middle)) - row.maximum) * row.c >= value:
+        if z_of(row, middle) >= value:
             high = middle
         else:
             low = middle
@@ -70,27 +87,39 @@ def lowest_key_from(row, value):
 
 
 @device
-def sigma_value(row, space):
-    """The lowest z that top-n-sigma keeps, fp32."""
-    if row.top_n_sigma == np.inf:
-        return np.float32(-np.inf)
-    n = np.float64(row.top_n_sigma) * np.float64(row.c)
-    return np.float32(-largest_root(n * n * variance(row, space)))
+def lowest_of_sigma(row, space):
+    """The lowest key that top-n-sigma keeps."""
+    n = np.float64(row.filters.top_n_sigma) * np.float64(row.c)
+    return lowest_key_from(row, np.float32(-largest_root(n * n * variance(row, space))))
 
 
 @device
-def cutoff_value(row, space, low, cutoff):
-    """The lowest z that a cutoff by probability keeps of the logits from `low` up, fp32."""
-    mass, depth = weigh(row, space, low, cutoff == ETA)
+def lowest_of_cutoff(row, space, low, high, cutoff):
+    """The lowest key that a cutoff by probability keeps of the logits with keys in [low, high).
+
+    `high` is the key after the best of them.
+    """
+    mass, depth = weigh(row, space, low, high, cutoff == ETA)
+    best = z_of(row, high - 1)
     if cutoff == EPSILON:
-        value = np.float64(row.epsilon_log2) + log2_mass(mass)
+        value = np.float64(row.filters.epsilon_log2) + log2_mass(mass)
     elif cutoff == ETA:
-        eta_log2 = np.float64(row.eta_log2)
+        eta_log2 = np.float64(row.filters.eta_log2)
         mean = np.float64(depth) / np.float64(mass)
         value = min(eta_log2 + log2_mass(mass), eta_log2 * 0.5 - mean)
     else:
-        value = np.float64(row.top_a_log2) - log2_mass(mass)
-    return min(np.float32(0.0), np.float32(value))  # the best token stays
+        value = np.float64(row.filters.top_a_log2) - log2_mass(mass) + 2.0 * np.float64(best)
+    return max(low, lowest_key_from(row, min(best, np.float32(value))))
+
+
+@device
+def end_of_xtc(row, space, low, high):
+    """The key after those that XTC keeps of [low, high)."""
+    mass, _ = weigh(row, space, low, high, False)
+    likely = np.float32(np.float64(row.filters.xtc_log2) + log2_mass(mass))
+    if z_of(row, high - 1) < likely:
+        return high
+    return lowest_between(row, space, max(low, lowest_key_from(row, likely)), high) + 1
 
 
 @device
@@ -121,15 +150,16 @@ def mass_bounds(row, space, tops, size, need, low, high):
 
 
 @device
-def find(row, space, by, need, total, low, high):
+def find(row, space, by, typical, need, total, low, high):
     """The largest key in [low, high) at which a measure reaches `need`, else `low`.
 
-    By count any key that exactly `need` logits reach will do. Returns it, the bracket of the list,
-    and how many blocks, listed logits and better ones it left.
+    By count any key that exactly `need` logits reach will do. By nearness keys are those of
+    `typical.py`, and `typical` what they depend on. Returns the key, the bracket of the list, and
+    how many blocks, listed logits and better ones it left.
     """
     most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
     for n in range(row.num_blocks):
-        most += BLOCK if space.maxima[n] >= low else 0
+        most += BLOCK if by == NEARNESS or space.maxima[n] >= low else 0
     attempt = 0
     # It ends: a round that does not return raises `low` or lowers `high`, as low < start <= stop <
     # high after a guess, and every second guess is the middle.
@@ -138,11 +168,14 @@ def find(row, space, by, need, total, low, high):
         if low + 1 >= high:
             stop = low
         elif most - above_high > space.capacity:
-            start, stop = guess(row, space, by == MASS, need, total, low, high, attempt)
+            start, stop = guess(row, space, by, typical, need, total, low, high, attempt)
         attempt += 1
-        blocks, listed, above = collect(row, space, start, stop)
+        if by == NEARNESS:
+            blocks, listed, above = collect_near(row, space, typical, start, stop)
+        else:
+            blocks, listed, above = collect(row, space, start, stop)
         reached = above
-        if by == MASS:
+        if by != COUNT:
             reached = weigh_blocks(row, space.tops, space.sure, space.mass, blocks)
         if low + 1 >= high:
             return low, start, stop, blocks, listed, above
@@ -154,6 +187,7 @@ def find(row, space, by, need, total, low, high):
             continue
         if by == MASS:
             weigh_list(row, space, listed)
+        if by != COUNT:
             measure_mass(row, space, listed)
         else:
             for i in range(listed):
@@ -164,7 +198,7 @@ def find(row, space, by, need, total, low, high):
         if upto < need and start > low:
             high, above_high = start, above + listed
             continue
-        slack = EXACT if by == MASS else 0
+        slack = 0 if by == COUNT else EXACT
         low = search_threshold(
             space.keys, space.measure, listed, need - reached, start, stop, slack
         )
@@ -195,50 +229,93 @@ def settle(row, space, low, start, stop, blocks, listed, above):
 
 
 @device
-def select(row, space):
-    """The lowest key that the filters keep, for a row with a filter.
+def trim(row, space, blocks, high):
+    """Take logits from the key `high` up out of the settled sums; how many they are."""
+    dropped, highest = np.int64(0), value_of(np.int32(high))
+    for slot in range(blocks):
+        if space.tops[slot] >= high:
+            first, top = np.int64(space.blocks[slot]) * BLOCK, block_float(space.tops[slot])
+            size = min(BLOCK, row.vocab - first)
+            total, count = block_sum(row.logits, first, size, top, row.c, highest)
+            space.sums[slot] -= total
+            dropped += count
+    return dropped
 
-    Returns it, the number of blocks in question, whose kept weights stand in `space.sums`, and how
-    many logits are kept.
+
+@device
+def sum_kept(row, space, low, high):
+    """Settle what has keys in [low, high), at the row's own `c`; how many blocks, and logits."""
+    blocks, _, kept = collect(row, space, low, low)
+    for n in range(blocks):
+        space.sums[n] = space.sure[n]
+    return blocks, kept - trim(row, space, blocks, high)
+
+
+@device
+def select(row, space):
+    """The keys [low, high) that the filters keep, for a row with a filter.
+
+    Returns both, the number of blocks in question, whose kept weights stand in `space.sums`, and
+    how many logits are kept.
     """
+    filters = row.filters
     end = np.int64(key_of_float(row.maximum)) + 1
     low = np.int64(LOWEST_KEY)
-    has_sigma, has_k, has_p = row.top_n_sigma < np.inf, row.top_k < row.vocab, row.top_p < 1
-    if has_sigma:
-        low = lowest_key_from(row, sigma_value(row, space))
-    floor = low
-    if row.min_p_log2 > -np.inf:
-        floor = max(low, lowest_key_from(row, row.min_p_log2))
+    has_k, has_p = filters.top_k < row.vocab, filters.top_p < 1
     start, stop = _NOTHING, _NOTHING
     blocks, listed, above, kept = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    if filters.top_n_sigma < np.inf:
+        low = lowest_of_sigma(row, space)
+    if filters.top_h < 1:
+        low = block_bound(row, space, BEST, low, end)
+        low = find(row, space, COUNT, _NO_TYPICAL, BEST, 0, low, end)[0]
+        low = lowest_of_top_h(row, space, low, end)
+    is_part = low > LOWEST_KEY
+    floor = low
+    if filters.min_p_log2 > -np.inf:
+        floor = max(low, lowest_key_from(row, filters.min_p_log2))
     if has_k:
-        low = block_bound(row, space, row.top_k, low if has_p else floor, end)
-        low, start, stop, blocks, listed, above = find(row, space, COUNT, row.top_k, 0, low, end)
+        k = filters.top_k
+        low = block_bound(row, space, k, low if has_p else floor, end)
+        low, start, stop, blocks, listed, above = find(
+            row, space, COUNT, _NO_TYPICAL, k, 0, low, end
+        )
     if has_p and stop == end and listed <= space.capacity:
         weigh_list(row, space, listed)
         measure_mass(row, space, listed)
         total = np.int64(0)
         for i in range(listed):
             total += space.measure[i] if space.keys[i] >= low else 0
-        need = mass_needed(row.top_p, total)
+        need = mass_needed(filters.top_p, total)
         low = search_threshold(space.keys, space.measure, listed, need, low, end, EXACT)
     elif has_p:
         tops, size = space.maxima, row.num_blocks
-        if has_sigma or has_k:
+        if is_part or has_k:
             start, stop, blocks, listed, above, kept = settle(
                 row, space, low, start, stop, blocks, listed, above
             )
             tops, size = space.tops, blocks
         total = weigh_blocks(row, tops, space.sums, space.mass, size)
-        need = mass_needed(row.top_p, total)
+        need = mass_needed(filters.top_p, total)
         lower, upper = mass_bounds(row, space, tops, size, need, low, end)
-        low, start, stop, blocks, listed, above = find(row, space, MASS, need, total, lower, upper)
-    low = max(low, floor)
-    for cutoff, log2 in enumerate((row.epsilon_log2, row.eta_log2, row.top_a_log2)):
+        low, start, stop, blocks, listed, above = find(
+            row, space, MASS, _NO_TYPICAL, need, total, lower, upper
+        )
+    low, high = max(low, floor), end
+    if filters.typical_p < 1:
+        mass, depth = weigh(row, space, low, end, True)
+        typical = Typical(np.float32(np.float64(depth) / np.float64(mass)), low)
+        need = mass_needed(filters.typical_p, mass)
+        nearest = find(row, space, NEARNESS, typical, need, mass, FARTHEST, NEAREST + 1)[0]
+        low, high = interval(row, space, typical, nearest, end)
+        start = stop = _NOTHING
+    for cutoff, log2 in enumerate((filters.epsilon_log2, filters.eta_log2, filters.top_a_log2)):
         if log2 > -np.inf:
-            value = cutoff_value(row, space, low, cutoff)
-            low = max(low, lowest_key_from(row, value))
+            low = lowest_of_cutoff(row, space, low, high, cutoff)
+    if filters.xtc_log2 < np.inf:
+        high = end_of_xtc(row, space, low, high)
     start, stop, blocks, listed, above, kept = settle(
         row, space, low, start, stop, blocks, listed, above
     )
-    return low, blocks, kept
+    kept -= trim(row, space, blocks, high)
+    return low, high, blocks, kept

@@ -15,6 +15,21 @@ _LIST_BYTES = 8 + 4 + 4 + 4  # a listed logit: measure, key, slot, weight
 _SMALL = 4096  # logits that a list always holds
 
 
+class Filters(NamedTuple):
+    """The filters' parameters of a row."""
+
+    top_n_sigma: Any  # fp32; inf is off
+    top_h: Any  # fp64; 1 is off
+    top_k: Any  # int64; V is off
+    top_p: Any  # fp64; 1 is off
+    min_p_log2: Any  # fp32; -inf is off, as of all logarithms but the last
+    typical_p: Any  # fp64; 1 is off
+    epsilon_log2: Any  # fp32
+    eta_log2: Any  # fp32
+    top_a_log2: Any  # fp32
+    xtc_log2: Any  # fp32; inf is off
+
+
 class Row(NamedTuple):
     """One row of logits and its parameters."""
 
@@ -23,13 +38,7 @@ class Row(NamedTuple):
     num_blocks: int
     maximum: Any  # fp32
     c: Any  # fp32
-    top_n_sigma: Any  # fp32
-    top_k: Any  # int64
-    top_p: Any  # fp64
-    min_p_log2: Any  # fp32
-    epsilon_log2: Any  # fp32
-    eta_log2: Any  # fp32
-    top_a_log2: Any  # fp32
+    filters: Any  # Filters
 
 
 class Space(NamedTuple):
@@ -81,19 +90,49 @@ def divide_space(address, num_blocks, capacity):
 
 
 @device
+def read_filters(columns):
+    """A row's filters from its columns, fp64."""
+    return Filters(
+        np.float32(columns[0]),
+        columns[1],
+        np.int64(columns[2]),
+        columns[3],
+        np.float32(columns[4]),
+        columns[5],
+        np.float32(columns[6]),
+        np.float32(columns[7]),
+        np.float32(columns[8]),
+        np.float32(columns[9]),
+    )
+
+
+@device
+def without_xtc(filters):
+    """The filters at a step that chance spares."""
+    return Filters(
+        filters.top_n_sigma,
+        filters.top_h,
+        filters.top_k,
+        filters.top_p,
+        filters.min_p_log2,
+        filters.typical_p,
+        filters.epsilon_log2,
+        filters.eta_log2,
+        filters.top_a_log2,
+        np.float32(np.inf),
+    )
+
+
+@device
+def filtered(filters, vocab):
+    """Whether a filter is on."""
+    f = filters
+    by_value = max(f.min_p_log2, f.epsilon_log2, f.eta_log2, f.top_a_log2) > -np.inf
+    by_mass = min(f.top_h, f.top_p, f.typical_p) < 1
+    return f.top_k < vocab or by_mass or by_value or min(f.top_n_sigma, f.xtc_log2) < np.inf
+
+
+@device
 def at_scale(row, c):
     """The row with another `c`."""
-    return Row(
-        row.logits,
-        row.vocab,
-        row.num_blocks,
-        row.maximum,
-        c,
-        row.top_n_sigma,
-        row.top_k,
-        row.top_p,
-        row.min_p_log2,
-        row.epsilon_log2,
-        row.eta_log2,
-        row.top_a_log2,
-    )
+    return Row(row.logits, row.vocab, row.num_blocks, row.maximum, c, row.filters)

@@ -1,7 +1,7 @@
 """Step 4, of `softmax` and `mask_logits` alone: write the row that the earlier steps have settled.
 
     softmax:      out[i] = 2**((x[i] - m) * c) / (M / 2**40), M the row's integer mass
-    mask_logits:  out[i] = x[i] / T where x[i] reaches the row's threshold, else -inf
+    mask_logits:  out[i] = x[i] / T where x[i] is between the row's thresholds, else -inf
 
 A greedy row is one-hot, or keeps its one token's undivided logit; an invalid row is NaN throughout.
 Traffic: 1 read, 1 write in fp32.
@@ -40,8 +40,8 @@ def write_probabilities(row, output, valid, token, total):
 
 
 @device
-def write_kept(row, output, valid, token, threshold, temperature):
-    """`mask_logits`; `token` is a greedy row's, else -1."""
+def write_kept(row, output, valid, token, low, high, temperature):
+    """`mask_logits` of keys in [low, high); `token` is a greedy row's, else -1."""
     if not valid or token >= 0:
         write_constant(output, row.vocab, np.float32(-np.inf if valid else np.nan))
         if token >= 0:
@@ -49,5 +49,6 @@ def write_kept(row, output, valid, token, threshold, temperature):
         return
     for i in range(row.vocab):
         word = row.logits[i]
-        kept = key_of(word) >= threshold
+        key = key_of(word)
+        kept = low <= key and key < high
         output[i] = widen(word) / temperature if kept else np.float32(-np.inf)
