@@ -2,8 +2,8 @@
 
 Most filters keep the logits from a threshold up, and each threshold is the largest key at which a
 measure of {x >= key} reaches what is needed: the count reaches k (top-k), or the mass reaches
-P = max(1, ceil(p * mass(K))) (top-p; contract section 4). Most others name a value. Typical keeps an
-interval (`typical.py`), and XTC cuts from above.
+P = max(1, ceil(p * mass(K))) (top-p; contract section 4). Most others name a value. Typical keeps
+an interval (`typical.py`), and XTC cuts from above.
 
     2a bracket  low <= threshold < high, from the block table (`block_bound`, `mass_bounds`)
     2b collect  the logits in the bracket into a list (`collect.py`)
@@ -270,7 +270,7 @@ def select(row, space):
         low = block_bound(row, space, BEST, low, end)
         low = find(row, space, COUNT, _NO_TYPICAL, BEST, 0, low, end)[0]
         low = lowest_of_top_h(row, space, low, end)
-    is_part = low > LOWEST_KEY
+    is_part = filters.top_n_sigma < np.inf or filters.top_h < 1
     floor = low
     if filters.min_p_log2 > -np.inf:
         floor = max(low, lowest_key_from(row, filters.min_p_log2))

@@ -27,12 +27,15 @@ class Filters(NamedTuple):
     """
 
     top_n_sigma: Any  # fp32 n; inf is off
+    top_h: Any  # fp64 (widened fp32); 1 is off
     top_k: Any  # int64 in [1, V]; V is off
     top_p: Any  # fp64 (widened fp32) in [0, 1]; 1 is off
     min_p: Any  # fp32 log2(min_p); -inf is off
+    typical_p: Any  # fp64 (widened fp32); 1 is off
     epsilon_cutoff: Any  # fp32 log2(epsilon); -inf is off
     eta_cutoff: Any  # fp32 log2(eta); -inf is off
     top_a: Any  # fp32 log2(a); -inf is off
+    xtc_threshold: Any  # fp32 log2(t); inf is off
 
 
 class Table(NamedTuple):
@@ -67,6 +70,7 @@ class Settled(NamedTuple):
 
     row_max_ptr: Any  # [B] fp32; NaN for an invalid row
     thresholds_ptr: Any  # [B] fp32: the lowest logit that is kept
+    tops_ptr: Any  # [B] fp32: the highest; None: in all rows the maximum
     masses_ptr: Any  # [B] int64: of the kept tokens
 
 
@@ -82,6 +86,8 @@ class Row(NamedTuple):
     c: Any  # fp32: log2(e) / T
     vocab_size: Any
     num_blocks: Any
+    mean: Any = None  # fp32: ranks are by nearness to this -z; None: by the logit
+    floor: Any = None  # the lowest key that then counts
 
 
 class Shape(NamedTuple):
@@ -108,10 +114,10 @@ def of_row(column, pid_b, dtype: tl.constexpr):
 
 
 @triton.jit
-def of_row_or(column, off, pid_b):
-    """A row's value, fp32, from a Column; where there is none `off`, which LLVM sees through."""
+def of_row_or_none(column, pid_b):
+    """A row's value, fp32, from a Column, if there is one."""
     if column is None:
-        return tl.full([], off, tl.float32)
+        return None
     else:
         return of_row(column, pid_b, tl.float32)
 
@@ -120,23 +126,62 @@ def of_row_or(column, off, pid_b):
 def filters_of_row(filters, pid_b):
     """A row's filters."""
     return Filters(
-        of_row_or(filters.top_n_sigma, float("inf"), pid_b),
+        of_row_or_none(filters.top_n_sigma, pid_b),
+        of_row_or_none(filters.top_h, pid_b),
         of_row(filters.top_k, pid_b, tl.int32),
         of_row(filters.top_p, pid_b, tl.float32),
         of_row(filters.min_p, pid_b, tl.float32),
-        of_row_or(filters.epsilon_cutoff, -float("inf"), pid_b),
-        of_row_or(filters.eta_cutoff, -float("inf"), pid_b),
-        of_row_or(filters.top_a, -float("inf"), pid_b),
+        of_row_or_none(filters.typical_p, pid_b),
+        of_row_or_none(filters.epsilon_cutoff, pid_b),
+        of_row_or_none(filters.eta_cutoff, pid_b),
+        of_row_or_none(filters.top_a, pid_b),
+        of_row_or_none(filters.xtc_threshold, pid_b),
     )
+
+
+@triton.jit
+def is_below(value, off):
+    """Whether a filter is on that is so below its off value; what is None is off."""
+    if value is None:
+        return tl.full([], False, tl.int1)
+    else:
+        return value < off
+
+
+@triton.jit
+def is_above(value, off):
+    """The same above it."""
+    if value is None:
+        return tl.full([], False, tl.int1)
+    else:
+        return value > off
+
+
+@triton.jit
+def is_cut_first(filters, vocab_size):
+    """Whether a filter before top-p keeps a part of the row, whose masses `summarize` leaves."""
+    cut = is_below(filters.top_n_sigma, float("inf")) | is_below(filters.top_h, 1.0)
+    return (filters.top_k < vocab_size) | cut
+
+
+@triton.jit
+def wants_depth(filters, vocab_size):
+    """Whether the depth of the whole row is asked for."""
+    cut = is_cut_first(filters, vocab_size) | (filters.top_p < 1)
+    cut |= filters.min_p > -float("inf")
+    eta = is_above(filters.eta_cutoff, -float("inf"))
+    eta &= is_above(filters.epsilon_cutoff, -float("inf")) == 0
+    return (cut == 0) & (is_below(filters.typical_p, 1.0) | eta)
 
 
 @triton.jit
 def filtered(filters, vocab_size):
     """Whether a row has a filter that is on."""
-    by_value = (filters.min_p > -float("inf")) | (filters.epsilon_cutoff > -float("inf"))
-    by_value |= (filters.eta_cutoff > -float("inf")) | (filters.top_a > -float("inf"))
-    by_value |= filters.top_n_sigma < float("inf")
-    return (filters.top_k < vocab_size) | (filters.top_p < 1) | by_value
+    on = is_cut_first(filters, vocab_size) | (filters.top_p < 1)
+    on |= (filters.min_p > -float("inf")) | is_below(filters.typical_p, 1.0)
+    on |= is_above(filters.epsilon_cutoff, -float("inf"))
+    on |= is_above(filters.eta_cutoff, -float("inf")) | is_above(filters.top_a, -float("inf"))
+    return on | is_below(filters.xtc_threshold, float("inf"))
 
 
 @triton.jit
@@ -172,4 +217,22 @@ def at_scale(row, c):
         c,
         row.vocab_size,
         row.num_blocks,
+    )
+
+
+@triton.jit
+def ranked_by_nearness(row, mean, floor):
+    """The row with ranks by nearness, of the logits from the key `floor` up."""
+    return Row(
+        row.logits_ptr,
+        row.table,
+        row.list_ptr,
+        row.blocks_ptr,
+        row.group_key,
+        row.max,
+        row.c,
+        row.vocab_size,
+        row.num_blocks,
+        mean,
+        floor,
     )

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .arguments import is_cut_first
 from .arithmetic import (
     BLOCK,
     about_inverse,
@@ -58,7 +59,7 @@ def mass_needed(top_p, total):
 def lowest_of_sigma(row, filters, SHAPE: tl.constexpr):
     """The lowest key that top-n-sigma keeps."""
     low = lowest_key(SHAPE.SHIFT)
-    if row.table.moments_ptr is not None:
+    if filters.top_n_sigma is not None:
         if filters.top_n_sigma < float("inf"):
             n = filters.top_n_sigma.to(tl.float64) * row.c.to(tl.float64)
             least = -largest_root(n * n * variance(row, SHAPE))
@@ -76,19 +77,18 @@ def lowest_kept(row, filters, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def bracket(row, filters, floor, SHAPE: tl.constexpr):
+def bracket(row, filters, low, floor, SHAPE: tl.constexpr):
     """Around the threshold of top-k, of top-p for a row without; none below the key `floor`.
 
-    After top-n-sigma it ends where that does, and the table has the sums of what that keeps.
+    Earlier filters keep the keys from `low` up. Of a part of the row the table gets the sums.
     """
-    low = lowest_of_sigma(row, filters, SHAPE)
     floor = tl.maximum(low, floor)
     end = key_of(row.max, SHAPE.SHIFT) + 1
     by_mass = filters.top_k >= row.vocab_size
     need = filters.top_k.to(tl.int64)
     if by_mass:
-        if row.table.moments_ptr is not None:
-            if filters.top_n_sigma < float("inf"):
+        if (filters.top_n_sigma is not None) | (filters.top_h is not None):
+            if is_cut_first(filters, row.vocab_size):
                 collect(row, low, low, SHAPE)
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
         need = mass_needed(filters.top_p, tl.sum(group_mass))

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import BLOCK, block_scale, key_of, scale_sums, token_weights, widen
+from .rank import rank_of, reach_of
 from .search import inside
 from .table import block_of_group
 
@@ -30,9 +31,9 @@ class Found(NamedTuple):
 
 @triton.jit
 def list_blocks(row, low, j, SHAPE: tl.constexpr):
-    """Write which blocks `j` of the groups reach the key `low`, in order; their number."""
+    """Write which blocks `j` of the groups reach the rank `low`, in order; their number."""
     offs_n, block_key = block_of_group(row, j, SHAPE)
-    reach = (block_key >= low) & (offs_n < row.num_blocks)
+    reach = (block_key >= reach_of(row, low, SHAPE.SHIFT)) & (offs_n < row.num_blocks)
     place = tl.cumsum(reach.to(tl.int32), 0)
     tl.debug_barrier()  # the blocks listed before have been read by all
     tl.store(row.blocks_ptr + place - 1, offs_n, mask=reach)
@@ -59,13 +60,13 @@ def load_logits(row, offs_n, mask_n):
 
 
 @triton.jit
-def keep(row, offs_n, mask_n, x, key, start, SHIFT: tl.constexpr):
-    """Store the blocks' sums of what reaches the key `start`; the mass and the count of each."""
-    kept = key >= start
+def keep(row, offs_n, mask_n, x, rank, start, SHIFT: tl.constexpr):
+    """Store the blocks' sums of what reaches the rank `start`; the mass and the count of each."""
+    kept = rank >= start
     count = tl.sum(kept.to(tl.int32), axis=1)
     sums = count.to(tl.int64) << 30  # where all that is kept, if anything, is the row's largest
     block_max = tl.max(x, axis=1)
-    if start < key_of(row.max, SHIFT):
+    if (row.mean is not None) | (start < key_of(row.max, SHIFT)):
         weights = tl.where(kept, token_weights(x, block_max[:, None], row.c), 0)
         sums = tl.sum(weights.to(tl.int64), axis=1)
     tl.store(row.table.sums_ptr + offs_n, sums, mask=mask_n)
@@ -125,7 +126,7 @@ def store_entries(row, entries, LIST: tl.constexpr):
 
 @triton.jit
 def collect(row, low, high, SHAPE: tl.constexpr):
-    """List the logits in [low, high) and sum up those from `high` on, block by block.
+    """List the logits with ranks in [low, high) and sum up those from `high` on, by block.
 
     Reading stops where more than `LIST` belong to the list.
     """
@@ -138,14 +139,61 @@ def collect(row, low, high, SHAPE: tl.constexpr):
         while (first < blocks) & (listed <= SHAPE.LIST):
             offs_n, mask_n, x = load_blocks(row, first, blocks, SHAPE.TILE)
             key = key_of(x, SHAPE.SHIFT)
-            more_mass, more = keep(row, offs_n, mask_n, x, key, high, SHAPE.SHIFT)
+            rank = rank_of(row, x, key)
+            more_mass, more = keep(row, offs_n, mask_n, x, rank, high, SHAPE.SHIFT)
             mass += more_mass
             count += more
             if low < high:
-                found = inside(key, low, high)
+                found = inside(rank, low, high)
                 in_block = tl.sum(found.to(tl.int32), axis=1)
                 append(row, offs_n, key, found, in_block, listed, SHAPE)
                 listed += tl.sum(in_block)
             first += SHAPE.TILE
     tl.debug_barrier()  # the list and the sums can be read by all
     return Found(listed, high, tl.sum(count), tl.sum(mass))
+
+
+@triton.jit
+def lowest_between(row, low, high, SHAPE: tl.constexpr):
+    """The smallest key of the row in [low, high)."""
+    lowest = tl.full([SHAPE.TILE], 0x7FFFFFFF, tl.int32)
+    for j in range(SHAPE.PER_GROUP):
+        blocks = list_blocks(row, low, j, SHAPE)
+        for first in range(0, blocks, SHAPE.TILE):
+            _, _, x = load_blocks(row, first, blocks, SHAPE.TILE)
+            key = key_of(x, SHAPE.SHIFT)
+            found = tl.where(inside(key, low, high), key, 0x7FFFFFFF)
+            lowest = tl.minimum(lowest, tl.min(found, axis=1))
+    return tl.min(lowest)
+
+
+@triton.jit
+def highest_between(row, low, high, SHAPE: tl.constexpr):
+    """The largest key of the row in [low, high)."""
+    highest = tl.full([SHAPE.TILE], -0x80000000, tl.int32)
+    for j in range(SHAPE.PER_GROUP):
+        blocks = list_blocks(row, low, j, SHAPE)
+        for first in range(0, blocks, SHAPE.TILE):
+            _, _, x = load_blocks(row, first, blocks, SHAPE.TILE)
+            key = key_of(x, SHAPE.SHIFT)
+            found = tl.where(inside(key, low, high), key, -0x80000000)
+            highest = tl.maximum(highest, tl.max(found, axis=1))
+    return tl.max(highest)
+
+
+@triton.jit
+def trim(row, low, high, SHAPE: tl.constexpr):
+    """Take the logits with keys in [low, high) out of the table's sums; how many they are."""
+    count = tl.full([SHAPE.TILE], 0, tl.int32)
+    for j in range(SHAPE.PER_GROUP):
+        blocks = list_blocks(row, low, j, SHAPE)
+        for first in range(0, blocks, SHAPE.TILE):
+            offs_n, mask_n, x = load_blocks(row, first, blocks, SHAPE.TILE)
+            found = inside(key_of(x, SHAPE.SHIFT), low, high)
+            count += tl.sum(found.to(tl.int32), axis=1)
+            weights = tl.where(found, token_weights(x, tl.max(x, axis=1)[:, None], row.c), 0)
+            sums_ptr = row.table.sums_ptr + offs_n
+            sums = tl.load(sums_ptr, mask=mask_n, other=0)
+            tl.store(sums_ptr, sums - tl.sum(weights.to(tl.int64), axis=1), mask=mask_n)
+    tl.debug_barrier()  # the sums can be read by all
+    return tl.sum(count)

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from .arithmetic import LOWEST_FLOAT, exp2_parts, key_of, token_weights, value_of
 from .collect import list_blocks, load_blocks
+from .search import inside
 from .table import block_of_group
 
 
@@ -57,15 +58,15 @@ def whole_row_depth(row, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def depth_from(row, low, SHAPE: tl.constexpr):
-    """Of the tokens from the key `low` up, int64."""
+def depth_between(row, low, high, SHAPE: tl.constexpr):
+    """Of the tokens with keys in [low, high), int64."""
     depth = tl.full([SHAPE.TILE], 0, tl.int64)
     for j in range(SHAPE.PER_GROUP):
         blocks = list_blocks(row, low, j, SHAPE)
         for first in range(0, blocks, SHAPE.TILE):
             _, _, x = load_blocks(row, first, blocks, SHAPE.TILE)
             block_max = tl.max(x, axis=1)
-            kept = key_of(x, SHAPE.SHIFT) >= low
+            kept = inside(key_of(x, SHAPE.SHIFT), low, high)
             weights = tl.where(kept, token_weights(x, block_max[:, None], row.c), 0)
             below = block_depth(x, block_max, weights, row.c)
             sums = tl.sum(weights.to(tl.int64), axis=1)

@@ -33,23 +33,24 @@ from .arithmetic import (
     value_of,
     widen,
 )
-from .collect import collect
+from .collect import collect, trim
 from .rounds import rounds_of_row
+from .search import inside
 from .select import select
 from .table import load_block_key, load_group_mass, load_row
 
 
 @triton.jit
 def random_bits(seed, step, stream, draw):
-    """`U`, uint64: key = seed, counter = (step low, step high, stream, draw)."""
-    high, low, _, _ = tl.philox(
+    """`U`, uint64, and the word after it: key = seed, counter = (step, stream, draw)."""
+    high, low, third, _ = tl.philox(
         seed,
         step.to(tl.uint32),
         (step >> 32).to(tl.uint32),
         stream.to(tl.uint32),
         (tl.zeros([], tl.int32) + draw).to(tl.uint32),
     )
-    return (high.to(tl.uint64) << 32) | low.to(tl.uint64)
+    return (high.to(tl.uint64) << 32) | low.to(tl.uint64), third.to(tl.uint32)
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def block_of(row, group, left, threshold, greedy, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def token_of(row, block, left, threshold, SHIFT: tl.constexpr):
+def token_of(row, block, left, threshold, end, SHIFT: tl.constexpr):
     """The id at which the masses inside a block pass `left`, and its logit."""
     logits_ptr = row.logits_ptr
     lanes = tl.arange(0, BLOCK)
@@ -85,8 +86,10 @@ def token_of(row, block, left, threshold, SHIFT: tl.constexpr):
     x = widen(tl.load(logits_ptr + offs_v, mask=offs_v < row.vocab_size, other=-float("inf")))
     block_max = tl.max(x, axis=0)
     mantissa, shift = block_scale(block_max, row.max, row.c)
-    kept = tl.where(key_of(x, SHIFT) >= threshold, token_weights(x, block_max, row.c), 0)
-    upto = scale_sums(tl.cumsum(kept.to(tl.int64), 0), mantissa, shift)
+    key = key_of(x, SHIFT)
+    kept = key >= threshold if end is None else inside(key, threshold, end)
+    weights = tl.where(kept, token_weights(x, block_max, row.c), 0)
+    upto = scale_sums(tl.cumsum(weights.to(tl.int64), 0), mantissa, shift)
     lane = tl.sum((upto <= left).to(tl.int32))
     return block * BLOCK + lane, tl.sum(tl.where(lanes == lane, x, 0.0))
 
@@ -98,6 +101,7 @@ def _draw_kernel(
     c,
     filter_c,  # or None: that of the draw
     filters,  # Filters of Columns
+    xtc_chance,  # Column fp32, or None
     seed_ptr,  # [B] int64, or one number, as are the next two
     step_ptr,
     stream_ptr,  # or None: the row's own number
@@ -127,25 +131,44 @@ def _draw_kernel(
     row = load_row(logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, pid_b, SHAPE)
     if rounds is not None:
         rounds = rounds_of_row(rounds, pid_b, SHAPE)
+    seed = of_row(Column(seed_ptr, seed_stride), pid_b, tl.int64)
+    step = of_row(Column(step_ptr, step_stride), pid_b, tl.int64)
+    stream = pid_b
+    if stream_ptr is not None:
+        stream = of_row(Column(stream_ptr, stream_stride), pid_b, tl.int64)
     valid = (row.max < float("inf")) & (row.max > -float("inf"))
     # Nothing reaches the threshold of an invalid row: its sums may not be there.
     threshold = tl.where(valid, lowest_key(SHAPE.SHIFT), 0x7FFFFFFF)
     kept = 0
+    end = None  # all reach up to the maximum
+    if settled.tops_ptr is not None:
+        end = key_of(row.max, SHAPE.SHIFT) + 1
     if greedy:
         threshold = key_of(row.max, SHAPE.SHIFT)
         kept = 1
         group_mass = (row.group_key >= threshold).to(tl.int64)
     elif valid & filtered(filters, vocab_size):
-        if filter_c is None:
-            threshold, kept, group_mass = select(row, filters, rounds, SHAPE)
-        else:
+        seen = row
+        if filter_c is not None:
             seen = at_scale(row, of_row(filter_c, pid_b, tl.float32))
-            threshold, kept, group_mass = select(seen, filters, rounds, SHAPE)
+        xtc = filters.xtc_threshold
+        if xtc is not None:
+            _, third = random_bits(seed, step, stream, 0)
+            chance = of_row(xtc_chance, pid_b, tl.float32).to(tl.float64)
+            xtc = tl.where(third.to(tl.float64) < chance, xtc, float("inf"))
+        selected = select(seen, filters, xtc, rounds, SHAPE)
+        threshold, kept, group_mass = selected.low, selected.count, selected.group_mass
+        if settled.tops_ptr is not None:
+            end = selected.high
+        if filter_c is not None:
             collect(row, threshold, threshold, SHAPE)
+            if settled.tops_ptr is not None:
+                trim(row, selected.high, key_of(row.max, SHAPE.SHIFT) + 1, SHAPE)
             group_mass = load_group_mass(row, row.table, threshold, row.c, SHAPE)
     else:
         group_mass = load_group_mass(row, row.table, threshold, row.c, SHAPE)
-        if info is not None:
+    if info is not None:
+        if kept <= 0:  # all that are allowed, but so many
             for s in range(splits):
                 kept += tl.load(info.allowed_ptr + pid_b * splits + s)
     mass = tl.sum(group_mass)
@@ -154,11 +177,8 @@ def _draw_kernel(
     tl.store(settled.row_max_ptr + pid_b, tl.where(valid, row.max, float("nan")))
     tl.store(settled.thresholds_ptr + pid_b, value_of(threshold, SHAPE.SHIFT))
     tl.store(settled.masses_ptr + pid_b, mass)
-    seed = of_row(Column(seed_ptr, seed_stride), pid_b, tl.int64)
-    step = of_row(Column(step_ptr, step_stride), pid_b, tl.int64)
-    stream = pid_b
-    if stream_ptr is not None:
-        stream = of_row(Column(stream_ptr, stream_stride), pid_b, tl.int64)
+    if settled.tops_ptr is not None:
+        tl.store(settled.tops_ptr + pid_b, value_of(end - 1, SHAPE.SHIFT))
     if info is not None:
         raw = Table(row.table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
         raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))
@@ -166,13 +186,13 @@ def _draw_kernel(
         tl.store(info.kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
 
     for draw in range(num_samples):
-        bits = random_bits(seed, step, stream, draw)
+        bits, _ = random_bits(seed, step, stream, draw)
         left = tl.umulhi(bits, mass.to(tl.uint64)).to(tl.int64)
         left = tl.where(greedy, 0, left)
         group = tl.sum((upto <= left).to(tl.int32))
         left -= tl.sum(tl.where(groups < group, group_mass, 0))
         block, left = block_of(row, group, left, threshold, greedy, SHAPE)
-        token, x = token_of(row, block, left, threshold, SHAPE.SHIFT)
+        token, x = token_of(row, block, left, threshold, end, SHAPE.SHIFT)
         place = pid_b * num_samples + draw
         tl.store(tokens_ptr + place, tl.where(valid, token, -1).to(tl.int64))
         if info is not None:

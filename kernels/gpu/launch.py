@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from fused_sampler.contract.draws import Draws
+from fused_sampler.contract.draws import NO_DRAWS, Draws
 from fused_sampler.contract.mass import BLOCK
 from fused_sampler.output import SampleOutput
 from fused_sampler.params import RowParams
@@ -42,9 +42,12 @@ SIZES = Sizes()
 # What is not compiled in where no row uses it, and what it is off at.
 _OPTIONAL = {
     "top_n_sigma": math.inf,
+    "top_h": 1.0,
+    "typical_p": 1.0,
     "epsilon_cutoff": -math.inf,
     "eta_cutoff": -math.inf,
     "top_a": -math.inf,
+    "xtc_threshold": math.inf,
 }
 _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
 
@@ -60,12 +63,12 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
 
 def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
-    return _write(logits, rows, probabilities=True)
+    return _write(logits, rows, NO_DRAWS, probabilities=True)
 
 
-def mask_logits(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+def mask_logits(logits: torch.Tensor, rows: RowParams, draws: Draws = NO_DRAWS) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
-    return _write(logits, rows, probabilities=False)
+    return _write(logits, rows, draws, probabilities=False)
 
 
 def _summarize_and_draw(
@@ -90,7 +93,7 @@ def _summarize_and_draw(
     filters = _filters(rows, logits)
     words = functools.partial(empty, torch.int64, batch, num_blocks)
     table = Table(empty(logits.dtype, batch, num_blocks), words())
-    if filters.eta_cutoff is not None:
+    if filters.eta_cutoff is not None or filters.typical_p is not None:
         table = table._replace(depths_ptr=words())
     if filters.top_n_sigma is not None:
         table = table._replace(moments_ptr=words(), squares_ptr=words())
@@ -101,8 +104,9 @@ def _summarize_and_draw(
             empty(torch.int32, batch, WORDS.value + 2 * shape.BINS),
             empty(torch.int64, batch, MASSES.value),
         )
-    row_max, thresholds = empty(torch.float32, 2, batch)
-    settled = Settled(row_max, thresholds, empty(torch.int64, batch))
+    row_max, thresholds, tops = empty(torch.float32, 3, batch)
+    whole = filters.typical_p is None and filters.xtc_threshold is None  # up to the maximum
+    settled = Settled(row_max, thresholds, None if whole else tops, empty(torch.int64, batch))
     output = SampleOutput(empty(torch.int64, batch, draws.num_samples))
     asked = None
     if info:
@@ -113,6 +117,7 @@ def _summarize_and_draw(
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
     filter_c = None if rows.filter_c is rows.c else _column(rows.filter_c, logits)
+    chance = None if filters.xtc_threshold is None else _column(rows.xtc_chance, logits)
     numbers = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
     stream, select = _options(SIZES.stream_threads, logits), _options(SIZES.draw_threads, logits)
     with torch.cuda.device_of(logits):
@@ -135,7 +140,7 @@ def _summarize_and_draw(
                 select,
             )
         _draw_kernel[(batch,)](
-            logits, temperature, c, filter_c, filters, *(values for values, _ in numbers),
+            logits, temperature, c, filter_c, filters, chance, *(values for values, _ in numbers),
             table, scratch, output.tokens, settled, rounds, asked,
             logits.stride(0), *(stride for _, stride in numbers),
             vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,
@@ -186,13 +191,15 @@ def _wide(rows: RowParams, vocab: int, num_blocks: int) -> bool:
     return not bounded.all().item()
 
 
-def _write(logits: torch.Tensor, rows: RowParams, probabilities: bool) -> torch.Tensor:
+def _write(
+    logits: torch.Tensor, rows: RowParams, draws: Draws, probabilities: bool
+) -> torch.Tensor:
     """Settle the rows, with a draw nobody looks at, and write them. One launch more."""
     batch, vocab = logits.shape
     whole = logits.new_empty(logits.shape, dtype=torch.float32)
     if batch == 0:
         return whole
-    output, table, settled = _summarize_and_draw(logits, rows, Draws(0, 0, 0, 1), info=False)
+    output, table, settled = _summarize_and_draw(logits, rows, draws, info=False)
     num_blocks = table.maxima_ptr.shape[1]
     tiles, splits = _split(batch, num_blocks)
     with torch.cuda.device_of(logits):

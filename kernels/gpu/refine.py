@@ -13,6 +13,7 @@ import triton.language as tl
 
 from .arithmetic import block_scale, key_of, scale_sums, token_weights
 from .collect import list_blocks, load_blocks
+from .rank import rank_of
 from .search import inside
 
 PIVOTS = tl.constexpr(16)
@@ -40,16 +41,16 @@ def refine(row, low, high, by_mass, need, SHAPE: tl.constexpr):
         blocks = list_blocks(row, low, j, SHAPE)
         for first in range(0, blocks, SHAPE.TILE):
             _, _, x = load_blocks(row, first, blocks, SHAPE.TILE)
-            key = key_of(x, SHAPE.SHIFT)
-            everything += tl.sum((key >= low).to(tl.int32), axis=1)
-            found = inside(key, low, high)
-            least = tl.minimum(least, tl.min(tl.where(found, key, 0x7FFFFFFF), axis=1))
-            most = tl.maximum(most, tl.max(tl.where(found, key, -0x80000000), axis=1))
+            rank = rank_of(row, x, key_of(x, SHAPE.SHIFT))
+            everything += tl.sum((rank >= low).to(tl.int32), axis=1)
+            found = inside(rank, low, high)
+            least = tl.minimum(least, tl.min(tl.where(found, rank, 0x7FFFFFFF), axis=1))
+            most = tl.maximum(most, tl.max(tl.where(found, rank, -0x80000000), axis=1))
             block_max = tl.max(x, axis=1)
             weights = token_weights(x, block_max[:, None], row.c)
             mantissa, shift = block_scale(block_max, row.max, row.c)
             for i in range(PIVOTS):
-                above = key >= pivot(low, high, i + 1)
+                above = rank >= pivot(low, high, i + 1)
                 here = (pivots == i)[None, :]
                 count += tl.where(here, tl.sum(above.to(tl.int32), axis=1)[:, None], 0)
                 if by_mass:

@@ -19,9 +19,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import Rounds, Row, filters_of_row, of_row, table_of_row
+from .arguments import Rounds, Row, filters_of_row, is_below, of_row, table_of_row
 from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, value_of
-from .bracket import Bracket, bracket, lowest_kept
+from .bracket import Bracket, bracket, lowest_kept, lowest_of_sigma
 from .collect import Found, append, keep, load_logits
 from .search import inside
 from .table import load_block_key, load_row
@@ -74,8 +74,10 @@ def _bracket_kernel(
     tl.debug_barrier()  # what is not 0 is written after this
     valid = (row.max < float("inf")) & (row.max > -float("inf"))
     searched = (filters.top_k < vocab_size) | (filters.top_p < 1)
+    searched &= is_below(filters.top_h, 1.0) == 0  # what that keeps are a few
     if valid & (greedy == 0) & searched:
-        around = bracket(row, filters, lowest_kept(row, filters, SHAPE), SHAPE)
+        low = lowest_of_sigma(row, filters, SHAPE)
+        around = bracket(row, filters, low, lowest_kept(row, filters, SHAPE), SHAPE)
         first, last = spread(row, around, SHAPE)
         tl.store(rounds.words_ptr + LOW, around.low)
         tl.store(rounds.words_ptr + HIGH, around.high)

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import block_scale, scale_sums, token_weights, value_of
+from .rank import rank_of_key
 
 BINS = tl.constexpr(256)
 FEW = tl.constexpr(8)  # lists of an eighth of the length
@@ -86,17 +87,18 @@ def listed_count(row, found, low, high, k, SIZE: tl.constexpr):
 
 @triton.jit
 def listed_mass(row, found, low, high, need, SIZE: tl.constexpr, SHAPE: tl.constexpr):
-    """The largest key in [low, high) at which the mass may reach `need`, else `low`."""
+    """The largest rank in [low, high) at which the mass may reach `need`, else `low`."""
     key, mask = load_keys(row, found.listed, 0, SIZE)
+    rank = rank_of_key(row, key, SHAPE.SHIFT)
     _, block_max, weight = load_weights(row, key, mask, 0, SHAPE)
     mantissa, shift = block_scale(block_max, row.max, row.c)
     mass = scale_sums(weight.to(tl.int64), mantissa, shift)
-    above = found.mass - tl.sum(tl.where(key >= found.start, mass, 0))
+    above = found.mass - tl.sum(tl.where(rank >= found.start, mass, 0))
     packed = tl.where(mask, ((mass + 1) << 12) + 1, 0).to(tl.uint64)  # 2,048 masses have 52 bits
     reach_low, reach_high = found.listed, 0
     while (low + 1 < high) & (reach_low - reach_high > 1):
         mid = middle(low, high)
-        both = tl.sum(tl.where(key >= mid, packed, 0))
+        both = tl.sum(tl.where(rank >= mid, packed, 0))
         count = (both & 0xFFF).to(tl.int32)
         if above + (both >> 12).to(tl.int64) >= need:
             low = mid

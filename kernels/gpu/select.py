@@ -25,53 +25,116 @@ PyTorch twin: `kept_set` in `fused_sampler.contract.reference`.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .arithmetic import key_of, log2_mass, lowest_key
+from .arguments import is_cut_first, ranked_by_nearness, wants_depth
+from .arithmetic import key_of, log2_mass, value_of
 from .bracket import (
     Bracket,
     bracket,
+    bracket_count,
     bracket_mass,
     lowest_kept,
     lowest_of_sigma,
     mass_needed,
     value_key,
 )
-from .collect import Found, collect
-from .depth import depth_from, whole_row_depth
+from .collect import Found, collect, highest_between, lowest_between, trim
+from .depth import depth_between, whole_row_depth
+from .rank import FARTHEST, NEAREST, reach_of
 from .refine import refine
 from .rounds import load_found, load_window
-from .search import search_list
+from .search import middle, search_list
 from .settle import next_key, settle
 from .table import load_group_mass
+from .top_h import BEST, lowest_of_top_h
+
+
+class Kept(NamedTuple):
+    """What the filters so far keep: the keys [low, high); the key before `high` is the best's."""
+
+    low: Any
+    high: Any
+    count: Any  # of tokens; 0 or less: of the whole row but so many
+    group_mass: Any  # int64 [GROUPS]
 
 
 @triton.jit
-def cut(row, least, low, kept, group_mass, SHAPE: tl.constexpr):
-    """Go on with the tokens whose `fp32(fp32(x - max) * c)` is at least `least`, fp64.
+def z_of(row, key, SHIFT: tl.constexpr):
+    """`fp32(fp32(x - max) * c)` of a key's logit."""
+    return (value_of(key, SHIFT) - row.max) * row.c
 
-    Of those from the key `low` up. Returns what `select` does.
-    """
-    least = tl.minimum(least.to(tl.float32), 0.0)  # the best token stays
-    threshold = value_key(row, least, low, SHAPE.SHIFT)
-    if (threshold > low) | (kept == 0):
-        low = threshold
-        kept = collect(row, low, low, SHAPE).count
+
+@triton.jit
+def cut(row, filters, least, kept, SHAPE: tl.constexpr):
+    """Go on with the tokens whose z is at least `least`, fp64."""
+    best = z_of(row, kept.high - 1, SHAPE.SHIFT)  # stays
+    low = value_key(row, tl.minimum(least.to(tl.float32), best), kept.low, SHAPE.SHIFT)
+    count, group_mass = kept.count, kept.group_mass
+    if low > kept.low:
+        count = collect(row, low, low, SHAPE).count
+        if filters.typical_p is not None:
+            count -= trim(row, kept.high, key_of(row.max, SHAPE.SHIFT) + 1, SHAPE)
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
-    return low, kept, group_mass
+    return Kept(low, kept.high, count, group_mass)
 
 
 @triton.jit
-def least_of_eta(row, log2_eta, low, kept, mass, SHAPE: tl.constexpr):
-    """The lowest z that the eta cutoff keeps of the tokens from the key `low` up, fp64."""
-    if kept == 0:
+def mean_depth(row, filters, kept, mass, SHAPE: tl.constexpr):
+    """The mean of -z over what is kept, fp64."""
+    if wants_depth(filters, row.vocab_size) & (kept.count == 0):
         depth = whole_row_depth(row, SHAPE)
     else:
-        depth = depth_from(row, low, SHAPE)
-    log2_eta = log2_eta.to(tl.float64)
-    mean = depth.to(tl.float64) / mass.to(tl.float64)
-    return tl.minimum(log2_eta + log2_mass(mass), log2_eta * 0.5 - mean)
+        depth = depth_between(row, kept.low, kept.high, SHAPE)
+    return depth.to(tl.float64) / mass.to(tl.float64)
+
+
+@triton.jit
+def keep_typical(row, p, mean, kept, SHAPE: tl.constexpr):
+    """Go on with the tokens nearest to a surprise, an interval of keys."""
+    mean = mean.to(tl.float32)
+    near = ranked_by_nearness(row, mean, kept.low)
+    need = mass_needed(p, tl.sum(kept.group_mass))
+    first, last = tl.full([], FARTHEST, tl.int32), tl.full([], NEAREST, tl.int32)
+    around = Bracket(first, last + 1, need, p < 1)
+    nothing = Found(SHAPE.LIST + 1, around.low, 0, tl.zeros([], tl.int64))
+    rank, _, group_mass, found = filter_row(near, around, nothing, SHAPE)
+    far = (-rank).to(tl.float32, bitcast=True)
+    low, high = kept.low - 1, kept.high - 1  # the lowest that is not too far below
+    while low + 1 < high:
+        mid = middle(low, high)
+        if z_of(row, mid, SHAPE.SHIFT) + mean >= -far:
+            high = mid
+        else:
+            low = mid
+    start = high
+    low, high = start, kept.high  # the lowest that is too far above
+    while low + 1 < high:
+        mid = middle(low, high)
+        if z_of(row, mid, SHAPE.SHIFT) + mean > far:
+            high = mid
+        else:
+            low = mid
+    high = highest_between(row, start, high, SHAPE) + 1
+    return Kept(start, high, found.count, group_mass)
+
+
+@triton.jit
+def cut_above(row, log2_threshold, kept, SHAPE: tl.constexpr):
+    """XTC: go on without what is better than the worst of the likely tokens."""
+    mass = tl.sum(kept.group_mass)
+    likely = (log2_threshold.to(tl.float64) + log2_mass(mass)).to(tl.float32)
+    high, count, group_mass = kept.high, kept.count, kept.group_mass
+    if z_of(row, high - 1, SHAPE.SHIFT) >= likely:
+        from_key = value_key(row, likely, kept.low, SHAPE.SHIFT)
+        high = lowest_between(row, from_key, high, SHAPE) + 1
+        if high < kept.high:
+            count -= trim(row, high, kept.high, SHAPE)
+            group_mass = load_group_mass(row, row.table, kept.low, row.c, SHAPE)
+    return Kept(kept.low, high, count, group_mass)
 
 
 @triton.jit
@@ -102,64 +165,95 @@ def filter_row(row, around, found, SHAPE: tl.constexpr):
     lowest, high, found = list_bracket(row, around, found, SHAPE)
     low = search_list(row, found, lowest, high, around.by_mass, need, SHAPE)
     kept = found.count + settle(row, found, found.start, low, SHAPE)
-    group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+    reach = reach_of(row, low, SHAPE.SHIFT)
+    group_mass = load_group_mass(row, row.table, reach, row.c, SHAPE)
     while around.by_mass & (low > lowest) & (tl.sum(group_mass) < need):  # it was rounded down
         above = low
         low = next_key(row, found, lowest, above, SHAPE)
         kept += settle(row, found, above, low, SHAPE)
-        group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+        reach = reach_of(row, low, SHAPE.SHIFT)
+        group_mass = load_group_mass(row, row.table, reach, row.c, SHAPE)
     return low, high, group_mass, Found(found.listed, low, kept, tl.sum(group_mass))
 
 
 @triton.jit
-def select(row, filters, rounds, SHAPE: tl.constexpr):
-    """The lowest key that the filters keep, how many tokens they keep, and the groups' kept masses.
+def best_hundred(row, low, end, SHAPE: tl.constexpr):
+    """Those with keys from `low` up that top-h looks at: Kept."""
+    need = tl.full([], BEST, tl.int64)
+    around = Bracket(bracket_count(row, low, end, need), end, need, low > end)
+    nothing = Found(SHAPE.LIST + 1, low, 0, tl.zeros([], tl.int64))
+    low, _, group_mass, found = filter_row(row, around, nothing, SHAPE)
+    return Kept(low, end, found.count, group_mass)
 
-    For a row with a filter. The table then holds the sums of the kept weights of every block that
-    reaches that key. `rounds`: what many programs have found of the row, or None.
+
+@triton.jit
+def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
+    """What the filters keep, for a row with a filter: Kept.
+
+    The table then holds the sums of the kept weights of every block that reaches the lowest key.
+    `xtc`: its threshold at this step. `rounds`: what many programs have found of the row, or None.
     """
     has_k = filters.top_k < row.vocab_size
     has_p = filters.top_p < 1
-    has_min_p = filters.min_p > -float("inf")
     end = key_of(row.max, SHAPE.SHIFT) + 1
-    low = lowest_key(SHAPE.SHIFT)
-    floor = lowest_kept(row, filters, SHAPE)
-    kept = 0  # as long as the table's sums are those of the whole row
+    low = lowest_of_sigma(row, filters, SHAPE)
+    nothing = Found(SHAPE.LIST + 1, low, 0, tl.zeros([], tl.int64))
+    if filters.top_h is not None:
+        if filters.top_h < 1:
+            low = lowest_of_top_h(row, filters.top_h, best_hundred(row, low, end, SHAPE), SHAPE)
+    floor = tl.maximum(low, lowest_kept(row, filters, SHAPE))
+    count = 0  # as long as the table's sums are those of the whole row
     if has_k | has_p:
-        nothing = Found(SHAPE.LIST + 1, low, 0, tl.zeros([], tl.int64))
         if rounds is None:
-            around, found = bracket(row, filters, floor, SHAPE), nothing
+            around, found = bracket(row, filters, low, floor, SHAPE), nothing
+        elif filters.top_h is None:
+            around, found = load_found(row, rounds, SHAPE)
+        elif filters.top_h < 1:
+            around, found = bracket(row, filters, low, floor, SHAPE), nothing
         else:
             around, found = load_found(row, rounds, SHAPE)
         low, high, group_mass, found = filter_row(row, around, found, SHAPE)
         if has_k & has_p & (low + 1 < end):  # more than the best token's value is kept
             least = tl.maximum(low, floor)
             need = mass_needed(filters.top_p, tl.sum(group_mass))
+            stop = end
             if high < end:  # not all that top-k keeps is listed
                 found = nothing
                 if rounds is None:
                     least = bracket_mass(row, group_mass, least, need, SHAPE)
                 else:
                     around = Bracket(least, end, need, has_p)
-                    least, end, _ = load_window(row, around, rounds, 0, SHAPE)
-            around = Bracket(least, end, need, has_p)
+                    least, stop, _ = load_window(row, around, rounds, 0, SHAPE)
+            around = Bracket(least, stop, need, has_p)
             low, _, group_mass, found = filter_row(row, around, found, SHAPE)
-        kept = found.count
-    elif has_min_p | (filters.top_n_sigma < float("inf")):
-        low = tl.maximum(floor, lowest_of_sigma(row, filters, SHAPE))
-        kept = collect(row, low, low, SHAPE).count
+        count = found.count
+    elif is_cut_first(filters, row.vocab_size) | (filters.min_p > -float("inf")):
+        low = floor
+        count = collect(row, low, low, SHAPE).count
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
     else:
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
-    if filters.epsilon_cutoff > -float("inf"):
-        least = filters.epsilon_cutoff.to(tl.float64) + log2_mass(tl.sum(group_mass))
-        low, kept, group_mass = cut(row, least, low, kept, group_mass, SHAPE)
-    if row.table.depths_ptr is not None:
+    kept = Kept(low, end, count, group_mass)
+    if filters.typical_p is not None:
+        if filters.typical_p < 1:
+            mean = mean_depth(row, filters, kept, tl.sum(kept.group_mass), SHAPE)
+            kept = keep_typical(row, filters.typical_p, mean, kept, SHAPE)
+    if filters.epsilon_cutoff is not None:
+        if filters.epsilon_cutoff > -float("inf"):
+            least = filters.epsilon_cutoff.to(tl.float64) + log2_mass(tl.sum(kept.group_mass))
+            kept = cut(row, filters, least, kept, SHAPE)
+    if filters.eta_cutoff is not None:
         if filters.eta_cutoff > -float("inf"):
-            mass = tl.sum(group_mass)
-            least = least_of_eta(row, filters.eta_cutoff, low, kept, mass, SHAPE)
-            low, kept, group_mass = cut(row, least, low, kept, group_mass, SHAPE)
-    if filters.top_a > -float("inf"):
-        least = filters.top_a.to(tl.float64) - log2_mass(tl.sum(group_mass))
-        low, kept, group_mass = cut(row, least, low, kept, group_mass, SHAPE)
-    return low, kept, group_mass
+            mass, log2_eta = tl.sum(kept.group_mass), filters.eta_cutoff.to(tl.float64)
+            mean = mean_depth(row, filters, kept, mass, SHAPE)
+            least = tl.minimum(log2_eta + log2_mass(mass), log2_eta * 0.5 - mean)
+            kept = cut(row, filters, least, kept, SHAPE)
+    if filters.top_a is not None:
+        if filters.top_a > -float("inf"):
+            best = z_of(row, kept.high - 1, SHAPE.SHIFT).to(tl.float64)
+            least = filters.top_a.to(tl.float64) - log2_mass(tl.sum(kept.group_mass)) + 2.0 * best
+            kept = cut(row, filters, least, kept, SHAPE)
+    if filters.xtc_threshold is not None:
+        if xtc < float("inf"):
+            kept = cut_above(row, xtc, kept, SHAPE)
+    return kept

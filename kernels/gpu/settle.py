@@ -9,17 +9,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .rank import rank_of_key
 from .search import FEW, load_keys, load_weights
 
 
 @triton.jit
 def settle(row, found, start, low, SHAPE: tl.constexpr):
-    """From sums of what reaches the key `start` to those of what reaches `low`; how many more."""
+    """From sums of what reaches the rank `start` to those of what reaches `low`; how many more."""
     more = 0
     for first in range(0, found.listed, SHAPE.LIST // FEW):
         key, mask = load_keys(row, found.listed, first, SHAPE.LIST // FEW)
         offs_n, _, weight = load_weights(row, key, mask, first, SHAPE)
-        sign = (key >= low).to(tl.int32) - (key >= start).to(tl.int32)
+        rank = rank_of_key(row, key, SHAPE.SHIFT)
+        sign = (rank >= low).to(tl.int32) - (rank >= start).to(tl.int32)
         sums_ptr = row.table.sums_ptr + offs_n
         tl.atomic_add(sums_ptr, weight.to(tl.int64) * sign, mask=sign != 0, sem="relaxed")
         more += tl.sum(sign)
@@ -29,9 +31,10 @@ def settle(row, found, start, low, SHAPE: tl.constexpr):
 
 @triton.jit
 def next_key(row, found, low, high, SHAPE: tl.constexpr):
-    """The largest listed key below `high`, at least `low`."""
+    """The largest listed rank below `high`, at least `low`."""
     below = low
     for first in range(0, found.listed, SHAPE.LIST // FEW):
         key, _ = load_keys(row, found.listed, first, SHAPE.LIST // FEW)
-        below = tl.maximum(below, tl.max(tl.where(key < high, key, low)))
+        rank = rank_of_key(row, key, SHAPE.SHIFT)
+        below = tl.maximum(below, tl.max(tl.where(rank < high, rank, low)))
     return below

@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import filtered, filters_of_row, of_row
+from .arguments import filtered, filters_of_row, is_below, is_cut_first, of_row, wants_depth
 from .arithmetic import BLOCK, GREEDY_BELOW, LOG2_E, token_weights, widen
 from .depth import block_depth
 from .spread import block_moments
@@ -60,12 +60,10 @@ def _summarize_kernel(
     if filter_c is not None:
         c = tl.where(filtered(filters, vocab_size), of_row(filter_c, pid_b, tl.float32), c)
     # Needed are the masses of all blocks for top-p, and for the draw where no filter is on.
-    has_p, no_min_p = filters.top_p < 1, filters.min_p == -float("inf")
-    whole_mass = (greedy == 0) & (filters.top_k >= vocab_size) & (has_p | no_min_p)
-    spreads = filters.top_n_sigma < float("inf")
-    whole_mass &= spreads == 0
-    first_is_eta = (filters.eta_cutoff > -float("inf")) & (has_p == 0) & no_min_p
-    whole_depth = whole_mass & first_is_eta & (filters.epsilon_cutoff == -float("inf"))
+    whole_mass = (filters.top_p < 1) | (filters.min_p == -float("inf"))
+    whole_mass &= (is_cut_first(filters, vocab_size) | greedy) == 0
+    whole_depth = whole_mass & wants_depth(filters, vocab_size)
+    spreads = is_below(filters.top_n_sigma, float("inf"))
 
     row_ptr = logits_ptr + pid_b * logits_stride_b
     first = pid_b * num_blocks

@@ -1,7 +1,7 @@
 """Step 3 of `softmax` and `mask_logits`: write the row that the earlier steps have settled.
 
     softmax:      out[b, i] = 2**((x[b, i] - m) * c) / (M / 2**40), M the row's integer mass
-    mask_logits:  out[b, i] = x[b, i] / T where x[b, i] >= the row's threshold, else -inf
+    mask_logits:  out[b, i] = x[b, i] / T where x[b, i] is between the row's thresholds, else -inf
 
 A greedy row is one-hot, or keeps its one token's undivided logit; an invalid row is NaN throughout.
 
@@ -48,6 +48,9 @@ def _write_kernel(
     token = tl.where(greedy, token, -1)  # the only one that is kept
     divisor = tl.where(greedy, 1.0, temperature)
     threshold = tl.where(valid, threshold, float("nan"))  # nothing reaches that
+    top = float("inf")
+    if settled.tops_ptr is not None:
+        top = tl.load(settled.tops_ptr + pid_b)
     dropped = tl.where(valid, -float("inf"), float("nan"))
     for tile in range(pid_s * tiles, (pid_s + 1) * tiles):
         offs_n = tile * ROWS + tl.arange(0, ROWS)
@@ -68,5 +71,7 @@ def _write_kernel(
                 logits_ptr + pid_b * logits_stride_b + offs_v, mask=reach, other=-float("inf")
             )
             kept = (widen(x) >= threshold) & ((token < 0) | (offs_v == token))
+            if settled.tops_ptr is not None:
+                kept &= widen(x) <= top
             out = tl.where(kept, tl.math.div_rn(x.to(tl.float32), divisor), dropped)
         tl.store(output_ptr + pid_b * vocab_size + offs_v, out, mask=mask_v)

@@ -1,4 +1,4 @@
-"""top-h: the best tokens that hold a share of the entropy of the best hundred (arXiv 2509.02510)."""
+"""top-h: the best tokens that hold a share of the entropy of the best 100 (arXiv 2509.02510)."""
 
 from __future__ import annotations
 

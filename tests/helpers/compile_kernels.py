@@ -28,6 +28,17 @@ from fused_sampler.contract.draws import resolve_draws
 from fused_sampler.kernels.gpu import launch
 from fused_sampler.params import resolve_rows
 
+MORE = {  # parameters that are not compiled in where no row uses them
+    "temperature_last": True,
+    "top_n_sigma": 2.0,
+    "top_h": 0.9,
+    "typical_p": 0.9,
+    "epsilon_cutoff": 3e-4,
+    "eta_cutoff": 3e-4,
+    "top_a": 0.2,
+    "xtc_probability": 0.5,
+}
+
 
 class Case(NamedTuple):
     """A call of a launcher."""
@@ -92,7 +103,7 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
     params = {"temperature": 0.8, "top_k": min(case.top_k, case.vocab), "top_p": 0.9, "min_p": 0.1}
     seed = 2**62
     if case.per_row or case.more:
-        params |= {"top_n_sigma": 2.0, "epsilon_cutoff": 3e-4, "eta_cutoff": 3e-4, "top_a": 0.2}
+        params |= MORE
     if case.per_row:
         params = {name: torch.tensor([value] * case.batch) for name, value in params.items()}
         seed = torch.tensor([seed] * case.batch)

@@ -40,6 +40,8 @@ def settled(logits: torch.Tensor, seed: Any = 0, **params: Any) -> list[torch.Te
     draws = resolve_draws(seed, 3, 1, None, len(logits), logits.device)
     output, _, row_state = launch._summarize_and_draw(logits, rows, draws, info=True)
     kept = logits.float() >= row_state.thresholds_ptr[:, None]
+    if row_state.tops_ptr is not None:
+        kept &= logits.float() <= row_state.tops_ptr[:, None]
     return [*output, kept]
 
 
@@ -50,4 +52,5 @@ def assert_equals_reference(logits: torch.Tensor, **params: Any) -> None:
         assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7))
     rows = resolve_rows(logits, **params).to(logits.device)
     sampled = (output[0][:, 0] >= 0) & ~rows.greedy  # of a greedy row only its token matters
-    assert torch.equal(kept[sampled], reference.kept_set(logits, rows)[sampled])
+    draws = resolve_draws(params.get("seed", 0), 3, 1, None, len(logits), logits.device)
+    assert torch.equal(kept[sampled], reference.kept_set(logits, rows, draws)[sampled])
