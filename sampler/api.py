@@ -9,9 +9,8 @@ import torch
 
 from . import compiled, dispatch
 from .contract.draws import Seed, Step
-from .filters import FILTERS
 from .output import SampleOutput
-from .params import Parameter, SamplingParams
+from .params import PARAMETERS, Parameter, SamplingParams
 
 
 @overload
@@ -80,8 +79,8 @@ def sample(
         return_info: return a `SampleOutput` with log-probabilities and kept counts as well.
         validate: check the logits' rows and the values of parameter tensors. With False the token
             of an invalid row is -1, and a parameter out of range acts as the nearest in range.
-        filters: by their names in `SamplingParams`, which has ranges and off values; each a number,
-            a `[B]` tensor or None (off).
+        filters: the other parameters by their names in `SamplingParams`, which has ranges and off
+            values; each a number, a `[B]` tensor or None (off).
 
     Returns:
         int64 tokens: `[B]`, or `[B, num_samples]` for more than one; `[V]` logits give no B.
@@ -128,6 +127,8 @@ def mask_logits(
     temperature: Parameter = None,
     *,
     params: SamplingParams | None = None,
+    seed: Seed = None,
+    step: Step = 0,
     backend: str = "auto",
     validate: bool = True,
     **filters: Parameter,
@@ -136,11 +137,14 @@ def mask_logits(
 
     Equal to what Hugging Face's warpers give, ties and the rounding at a boundary aside. A greedy
     row keeps its one token's undivided logit; a quotient beyond fp32 is infinite, as everywhere.
+    `seed` and `step` matter to XTC alone, which applies by chance, as it does in `sample`.
     Parameters and errors are those of `sample`; with `validate=False` an invalid row is NaN
     throughout.
     """
     run = compiled.mask_logits if torch.compiler.is_compiling() else dispatch.mask_logits
-    return run(logits, backend, validate, params=params, temperature=temperature, **filters)
+    return run(
+        logits, seed, step, backend, validate, params=params, temperature=temperature, **filters
+    )
 
 
 def _name_the_filters(function: Any) -> None:
@@ -149,9 +153,10 @@ def _name_the_filters(function: Any) -> None:
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     filters = [
         inspect.Parameter(
-            f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Parameter"
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Parameter"
         )
-        for f in FILTERS
+        for name in PARAMETERS
+        if name not in signature.parameters
     ]
     at = next(i for i, p in enumerate(named) if p.kind is p.KEYWORD_ONLY)
     function.__signature__ = signature.replace(parameters=[*named[:at], *filters, *named[at:]])

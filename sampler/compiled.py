@@ -15,11 +15,11 @@ import torch
 from . import dispatch
 from .contract.draws import Seed, Step
 from .output import SampleOutput
-from .params import PARAMETERS, SamplingParams, check_names
+from .params import PARAMETERS, SamplingParams, check_names, uses_chance
 
 # Each parameter, the seed and the step is a tensor, a number in a tensor, or neither (off).
 _ARGUMENTS = "Tensor logits, Tensor?[] tensors, Tensor?[] numbers"
-_DRAWS = "Tensor?[] draw_tensors, Tensor?[] draw_numbers, SymInt num_samples"
+_DRAWS = "Tensor?[] draw_tensors, Tensor?[] draw_numbers"
 
 
 def sample(
@@ -49,10 +49,13 @@ def softmax(logits: torch.Tensor, backend: str, validate: bool, **parameters: An
 
 
 def mask_logits(
-    logits: torch.Tensor, backend: str, validate: bool, **parameters: Any
+    logits: torch.Tensor, seed: Seed, step: Step, backend: str, validate: bool, **parameters: Any
 ) -> torch.Tensor:
     """`dispatch.mask_logits` as one operator of a graph."""
-    return _mask_logits(logits.detach(), *_values(**parameters), backend, validate)
+    if seed is None and uses_chance(**parameters):
+        seed = torch.randint(2**63 - 1, (), device="cpu")
+    draws = _apart([_word(seed), _word(step)])
+    return _mask_logits(logits.detach(), *_values(**parameters), *draws, backend, validate)
 
 
 Tensors = list[torch.Tensor | None]
@@ -97,6 +100,12 @@ def _together(tensors: Tensors, numbers: Tensors) -> list[Any]:
     ]
 
 
+def _draw_words(tensors: Tensors, numbers: Tensors) -> tuple[Any, Any]:
+    """Seed and step."""
+    seed, step = _together(tensors, numbers)
+    return seed, step if numbers[1] is None else step % 2**64
+
+
 def _named(tensors: Tensors, numbers: Tensors) -> dict[str, Any]:
     return dict(zip(PARAMETERS, _together(tensors, numbers), strict=True))
 
@@ -104,14 +113,13 @@ def _named(tensors: Tensors, numbers: Tensors) -> dict[str, Any]:
 @torch.library.custom_op(
     "fused_sampler::sample",
     mutates_args=(),
-    schema=f"({_ARGUMENTS}, {_DRAWS}, str backend, bool info, bool validate) -> Tensor[]",
+    schema=f"({_ARGUMENTS}, {_DRAWS}, SymInt num_samples, str backend, bool info, bool validate)"
+    " -> Tensor[]",
 )
 def _sample(
     logits, tensors, numbers, draw_tensors, draw_numbers, num_samples, backend, info, validate
 ):
-    seed, step = _together(draw_tensors, draw_numbers)
-    if draw_numbers[1] is not None:
-        step %= 2**64
+    seed, step = _draw_words(draw_tensors, draw_numbers)
     output = dispatch.sample(
         *(logits, seed, step, num_samples, None, backend, info, validate),
         **_named(tensors, numbers),
@@ -130,21 +138,32 @@ def _(logits, tensors, numbers, draw_tensors, draw_numbers, num_samples, backend
     return [tokens, *logprobs, logits.new_empty(batch, dtype=torch.int64)]
 
 
-_WHOLE_ROWS = f"({_ARGUMENTS}, str backend, bool validate) -> Tensor"
-
-
-@torch.library.custom_op("fused_sampler::softmax", mutates_args=(), schema=_WHOLE_ROWS)
+@torch.library.custom_op(
+    "fused_sampler::softmax",
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}, str backend, bool validate) -> Tensor",
+)
 def _softmax(logits, tensors, numbers, backend, validate):
     temperature = _named(tensors, numbers)["temperature"]
     return dispatch.softmax(logits, backend, validate, temperature=temperature)
 
 
-@torch.library.custom_op("fused_sampler::mask_logits", mutates_args=(), schema=_WHOLE_ROWS)
-def _mask_logits(logits, tensors, numbers, backend, validate):
-    return dispatch.mask_logits(logits, backend, validate, **_named(tensors, numbers))
-
-
 @_softmax.register_fake
-@_mask_logits.register_fake
 def _(logits, tensors, numbers, backend, validate):
+    return logits.new_empty(logits.shape, dtype=torch.float32)
+
+
+@torch.library.custom_op(
+    "fused_sampler::mask_logits",
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}, {_DRAWS}, str backend, bool validate) -> Tensor",
+)
+def _mask_logits(logits, tensors, numbers, draw_tensors, draw_numbers, backend, validate):
+    seed, step = _draw_words(draw_tensors, draw_numbers)
+    named = _named(tensors, numbers)
+    return dispatch.mask_logits(logits, seed, step, backend, validate, **named)
+
+
+@_mask_logits.register_fake
+def _(logits, tensors, numbers, draw_tensors, draw_numbers, backend, validate):
     return logits.new_empty(logits.shape, dtype=torch.float32)

@@ -9,10 +9,10 @@ import torch
 
 from . import kernels
 from .contract import reference
-from .contract.draws import Draws, Seed, Step, resolve_draws
+from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
 from .contract.mass import MAX_VOCAB
 from .output import SampleOutput
-from .params import RowParams, resolve_rows
+from .params import RowParams, resolve_rows, uses_chance
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -35,7 +35,7 @@ class Backend(Protocol):
         No filter is on in `rows`.
         """
 
-    def mask_logits(self, logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
+    def mask_logits(self, logits: torch.Tensor, rows: RowParams, draws: Draws) -> torch.Tensor:
         """`x / T`, fp32 `[B, V]`, -inf where dropped; a greedy row keeps its token's own logit.
 
         An invalid row is NaN throughout, in `softmax` too.
@@ -124,12 +124,15 @@ def softmax(logits: torch.Tensor, backend: str, validate: bool, **parameters: An
 
 
 def mask_logits(
-    logits: torch.Tensor, backend: str, validate: bool, **parameters: Any
+    logits: torch.Tensor, seed: Seed, step: Step, backend: str, validate: bool, **parameters: Any
 ) -> torch.Tensor:
     """`api.mask_logits`, outside of a compiled graph."""
     implementation, x = _serve(backend, check_logits(logits))
     rows = resolve_rows(x, validate, **parameters)
-    return _whole_rows(logits, x, implementation.mask_logits(x, rows), validate)
+    draws = NO_DRAWS
+    if seed is not None or uses_chance(**parameters):
+        draws = resolve_draws(seed, step, 1, None, len(x), x.device, validate)
+    return _whole_rows(logits, x, implementation.mask_logits(x, rows, draws), validate)
 
 
 def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:

@@ -7,12 +7,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import mirostat
 from .api import sample
 from .contract.draws import Seed, seed_tensor
 from .output import SampleOutput
-from .params import PARAMETERS, Parameter, SamplingParams, check_names
+from .params import (
+    MIROSTAT_ETA,
+    MIROSTAT_MU,
+    MIROSTAT_TAU,
+    PARAMETERS,
+    Parameter,
+    SamplingParams,
+    check_names,
+    check_number,
+    check_tensor,
+)
 
 _KEEP: Any = object()
+_MIROSTAT = (MIROSTAT_TAU.name, MIROSTAT_ETA.name)
 
 
 class FusedSampler(nn.Module):
@@ -24,7 +36,12 @@ class FusedSampler(nn.Module):
     `seed=None` every call takes a seed from PyTorch's default CPU generator, so
     `torch.manual_seed` decides.
 
-    `state_dict` holds parameters, seed and step; `.to()` moves what lives in device memory.
+    With `mirostat_tau` (bits a token; 0 or None is off) and `mirostat_eta` (how fast, from 0 on;
+    None: 0.1), each a number or a `[B]` tensor, a row follows mirostat 2 in the place of all other
+    filters. Each row then has a bound of its own in `mirostat_mu`, fp32 `[B]`, which moves with
+    each call that advances the step; `reset` forgets it.
+
+    `state_dict` holds parameters, seed, step and bound; `.to()` moves what lives in device memory.
     """
 
     step: torch.Tensor  # int64, 0-dimensional; in device memory, so that a CUDA graph advances it
@@ -34,6 +51,8 @@ class FusedSampler(nn.Module):
         self,
         params: SamplingParams | None = None,
         *,
+        mirostat_tau: Parameter = None,
+        mirostat_eta: Parameter = None,
         seed: Seed = None,
         backend: str = "auto",
         validate: bool = True,
@@ -44,6 +63,11 @@ class FusedSampler(nn.Module):
         params = SamplingParams(**values) if params is None else params
         for name in PARAMETERS:
             setattr(self, name, getattr(params, name))
+        self.mirostat_tau = MIROSTAT_TAU.off if mirostat_tau is None else mirostat_tau
+        self.mirostat_eta = MIROSTAT_ETA.off if mirostat_eta is None else mirostat_eta
+        for name in _MIROSTAT:
+            if not isinstance(getattr(self, name), torch.Tensor):
+                check_number(name, getattr(self, name))
         self.backend = backend
         self.validate = validate
         with torch.inference_mode(False):  # or the step could not be advanced outside of it
@@ -63,23 +87,70 @@ class FusedSampler(nn.Module):
             arguments |= {name: getattr(self, name) for name in PARAMETERS}
         if overrides.get("generator") is None:
             arguments["seed"] = self.seed
-        output = sample(logits, **{**arguments, **overrides})
+        arguments |= overrides
+        if mirostat.is_on(self.mirostat_tau) and "mirostat_mu" not in overrides:
+            return self._follow(logits, arguments, advances="step" not in overrides)
+        output = sample(logits, **arguments)
         if "step" not in overrides:
             self.step += 1
         return output
 
+    def _follow(
+        self, logits: torch.Tensor, arguments: dict[str, Any], advances: bool
+    ) -> torch.Tensor | SampleOutput:
+        """`forward` by mirostat."""
+        if arguments.get("num_samples", 1) != 1:
+            raise ValueError(
+                f"num_samples is {arguments['num_samples']}, but mirostat follows one token a row; "
+                "leave it out."
+            )
+        batch = 1 if logits.dim() == 1 else len(logits)
+        for name in _MIROSTAT:
+            if isinstance(value := getattr(self, name), torch.Tensor):
+                check_tensor(name, value, batch, arguments["validate"])
+        mu = self.mirostat_mu
+        if not isinstance(mu, torch.Tensor):
+            mu = mirostat.first_bound(self.mirostat_tau, batch, logits.device)
+        elif len(mu) != batch:
+            raise ValueError(
+                f"mirostat has followed {len(mu)} rows, but logits have {batch}; call reset() "
+                "before another batch."
+            )
+        params = arguments.pop("params", None)
+        values = {name: arguments.pop(name) for name in PARAMETERS if name in arguments}
+        values = mirostat.without_filters(
+            self.mirostat_tau, values if params is None else dict(vars(params))
+        )
+        wants_info = arguments.pop("return_info", False)
+        output = sample(logits, **{**arguments, **values, "mirostat_mu": mu}, return_info=True)
+        assert output.logprobs is not None
+        if advances:
+            moved = mirostat.next_bound(mu, self.mirostat_tau, self.mirostat_eta, output.logprobs)
+            self._move_bound(moved)
+            self.step += 1
+        return output if wants_info else output.tokens
+
+    def _move_bound(self, moved: torch.Tensor) -> None:
+        """In place where it can be, so that a CUDA graph moves it as well."""
+        with torch.inference_mode(False):
+            if not isinstance(self.mirostat_mu, torch.Tensor):
+                self.mirostat_mu = torch.empty_like(moved)
+            self.mirostat_mu.copy_(moved)
+
     def reset(self, seed: Seed = _KEEP) -> None:
         """Go back to step 0, with another seed if one is given (None: unseeded)."""
         self.step.zero_()
+        if mirostat.is_on(self.mirostat_tau):
+            self.mirostat_mu = MIROSTAT_MU.off
         if seed is not _KEEP:
             self.seed = None if seed is None else seed_tensor(seed).to(self.step.device, copy=True)
 
     def extra_repr(self) -> str:
-        names = (*PARAMETERS, "seed", "step", "backend", "validate")
+        names = (*PARAMETERS, *_MIROSTAT, "seed", "step", "backend", "validate")
         return ", ".join(f"{name}={_show(getattr(self, name))}" for name in names)
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*PARAMETERS, "seed")}
+        return {name: getattr(self, name) for name in (*PARAMETERS, *_MIROSTAT, "seed")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -90,7 +161,7 @@ class FusedSampler(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> FusedSampler:
         super()._apply(fn, recurse)
         # Parameter tensors follow to the device but keep their dtype: half() must not round them.
-        for name in PARAMETERS:
+        for name in (*PARAMETERS, *_MIROSTAT):
             value = getattr(self, name)
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(self.step.device))

@@ -65,11 +65,33 @@ MIROSTAT_MU = Record(
     remedy="use a number of bits; FusedSampler(mirostat_tau=...) finds it by itself",
     axis=Axis(0.0, 20.0),
 )
+# What moves that bound: `FusedSampler`'s own.
+MIROSTAT_TAU = Record(
+    name="mirostat_tau",
+    kind=float,
+    low=0.0,
+    high=_FP32_MAX,
+    off=0.0,
+    help="Mirostat: the surprise to keep to, in bits a token; 0 is off.",
+    remedy="use a number above 0; 0 switches it off",
+    axis=Axis(0.5, 10.0),
+)
+MIROSTAT_ETA = Record(
+    name="mirostat_eta",
+    kind=float,
+    low=0.0,
+    high=_FP32_MAX,
+    off=0.1,
+    help="Mirostat: how fast the bound follows.",
+    remedy="use a number from 0 on, such as 0.1",
+    axis=Axis(0.0, 1.0),
+)
 RECORDS = {
     record.name: record
     for record in (TEMPERATURE, TEMPERATURE_LAST, *FILTERS, XTC_PROBABILITY, MIROSTAT_MU)
 }
 PARAMETERS = tuple(RECORDS)
+_CHECKED = RECORDS | {record.name: record for record in (MIROSTAT_TAU, MIROSTAT_ETA)}
 
 
 def _check_numbers(params: Any) -> None:
@@ -171,6 +193,14 @@ def resolve_rows(
     return _build_rows(params, batch, vocab, logits.device)
 
 
+def uses_chance(params: SamplingParams | None = None, **values: Any) -> bool:
+    """Whether a row may leave to chance what its filters keep."""
+    chance = values.get(XTC_PROBABILITY.name)
+    if params is not None:
+        chance = getattr(params, XTC_PROBABILITY.name)
+    return isinstance(chance, torch.Tensor) or bool(chance)
+
+
 def check_names(params: SamplingParams | None, values: dict[str, Any]) -> None:
     """Raise TypeError for a name that is none, with a suggestion, and for `params` beside names."""
     for name, value in values.items():
@@ -236,7 +266,7 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
 
 def check_number(name: str, value: object, where: str = "") -> None:
     """Raise where a number is of the wrong kind or out of range for this parameter."""
-    record = RECORDS[name]
+    record = _CHECKED[name]
     kind, wanted = _KINDS[record.kind]
     if isinstance(value, bool) != (record.kind is bool) or not isinstance(value, kind):
         raise TypeError(
@@ -248,7 +278,7 @@ def check_number(name: str, value: object, where: str = "") -> None:
 
 def check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> None:
     """Raise where a tensor has the wrong dtype or shape, or (`validate`) holds a value that has."""
-    record = RECORDS[name]
+    record = _CHECKED[name]
     flags = value.dtype == torch.bool
     integer = not (value.is_floating_point() or value.is_complex() or flags)
     fits = {int: integer, bool: flags}.get(record.kind, integer or value.is_floating_point())

@@ -138,8 +138,8 @@ def _compile(sources):
             own_step = own_word(step, step_stride, b)
             own_stream = own_word(stream, stream_stride, b)
             if filters.xtc_log2 < np.inf:
-                if np.float64(random_bits(own_seed, own_step, own_stream, 0)[1]) >= chance:
-                    filters = without_xtc(filters)
+                _, third = random_bits(own_seed, own_step, own_stream, 0)
+                filters = filters if np.float64(third) < chance else without_xtc(filters)
             has_filter = filtered(filters, vocab)
             # Near masses tell nearly every draw; any of many draws may need the exact ones.
             only_tokens = purpose == TOKENS and logprobs == 0
