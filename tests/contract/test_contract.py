@@ -69,7 +69,7 @@ def test_vectors(backend, case):
     if "kept" in case:  # greedy cases list tokens only
         expected = torch.full_like(x, -torch.inf)
         expected[:, case["kept"]] = x[:, case["kept"]] / rows.temperature  # may overflow to -inf
-        assert torch.equal(backend.mask_logits(x, rows), expected)
+        assert torch.equal(backend.mask_logits(x, rows, vector_draws(0, 0, 0, 0)), expected)
         assert backend.sample(x, rows, vector_draws(0, 0, 0, 0), True).kept == len(case["kept"])
 
 
@@ -178,6 +178,23 @@ def test_four_tokens_by_hand(backend):
         ("top_a", 0.24): [1, 2, 3],  # 0.0683
         ("top_a", 0.93): [2, 3],  # 0.2645; 4/15 = 0.2667
         ("top_a", 0.94): [3],  # 0.2674
+        # Of the entropy the best holds 0.2949, the best two 0.6049, three 0.8412.
+        ("top_h", 0.01): [3],  # the best stays
+        ("top_h", 0.604): [3],
+        ("top_h", 0.605): [2, 3],
+        ("top_h", 0.841): [2, 3],
+        ("top_h", 0.842): [1, 2, 3],
+        ("top_h", 0.9999): [1, 2, 3],
+        # From the entropy they are 0.508 (the best), 0.185, 0.878 and 1.571 nats away.
+        ("typical_p", 0.26): [2],  # 4/15 = 0.267: the best goes
+        ("typical_p", 0.27): [2, 3],
+        ("typical_p", 0.79): [2, 3],  # 12/15 = 0.8
+        ("typical_p", 0.81): [1, 2, 3],
+        ("typical_p", 0.94): [0, 1, 2, 3],  # 14/15 = 0.933
+        ("mirostat_mu", 1.9): [3],  # log2(15/4) = 1.907 bits
+        ("mirostat_mu", 1.91): [2, 3],
+        ("mirostat_mu", 3.9): [1, 2, 3],
+        ("mirostat_mu", -1.0): [3],  # the best stays
         # Logits 0, 1, 2, 3 times ln 2: a standard deviation of sqrt(1.25) = 1.118 times it.
         ("top_n_sigma", 0.89): [3],  # 0.995
         ("top_n_sigma", 0.9): [2, 3],  # 1.006
@@ -188,6 +205,54 @@ def test_four_tokens_by_hand(backend):
     for (name, value), tokens in kept.items():
         masked = backend.mask_logits(x, resolve_rows(x, **{name: value}))
         assert (masked[0] > -torch.inf).nonzero()[:, 0].tolist() == tokens, (name, value)
+
+
+def test_xtc_by_hand(backend):
+    # Weights 8 : 4 : 2 : 1 out of 15. The likely ones go, but for the least likely of them.
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]]) * math.log(2)
+    kept = {
+        0.6: [0, 1, 2, 3],  # off
+        0.5: [0, 1, 2, 3],  # 8/15 alone
+        0.27: [0, 1, 2, 3],
+        0.26: [0, 1, 2],  # 4/15 = 0.267, too
+        0.14: [0, 1, 2],
+        0.13: [0, 1],  # 2/15 = 0.133, too
+        0.06: [0],
+        0.0: [0],
+    }
+    for threshold, tokens in kept.items():
+        rows = resolve_rows(x, xtc_probability=1.0, xtc_threshold=threshold)
+        masked = backend.mask_logits(x, rows)
+        assert (masked[0] > -torch.inf).nonzero()[:, 0].tolist() == tokens, threshold
+    ties = torch.tensor([[2.0, 2.0, 0.0, 2.0]])
+    masked = backend.mask_logits(ties, resolve_rows(ties, xtc_probability=1.0))
+    assert (masked > -torch.inf).all()
+
+
+def test_xtc_applies_by_chance_and_moves_no_other_draw(backend):
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]] * 4000) * math.log(2)
+    rows = resolve_rows(x, xtc_probability=0.3, xtc_threshold=0.26)
+    draws = resolve_draws(5, 2, 1, None, len(x), x.device)
+    output = backend.sample(x, rows, draws, True)
+    applied = output.kept == 3
+    assert abs(applied.float().mean() - 0.3) < 0.03  # 4 standard deviations of 4,000 chances
+    assert torch.equal(applied, backend.mask_logits(x, rows, draws)[:, 3] == -torch.inf)
+    plain = backend.sample(x, resolve_rows(x), draws, False).tokens
+    assert torch.equal(output.tokens[~applied], plain[~applied])
+    again = backend.sample(x, rows, draws._replace(num_samples=3), False).tokens
+    assert torch.equal(again[:, :1], output.tokens), "one chance a step, whatever is drawn"
+
+
+def test_temperature_last_by_hand(backend):
+    # At temperature 1 the best two hold 0.8; at 10, where weights are nearly equal, 0.55.
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]] * 2) * math.log(2)
+    last = torch.tensor([False, True])
+    rows = resolve_rows(x, temperature=10.0, top_p=0.79, temperature_last=last)
+    assert (backend.mask_logits(x, rows) > -torch.inf).sum(-1).tolist() == [4, 2]
+    draws = resolve_draws(torch.tensor([1, 2]), 0, 4000, None, 2, x.device)
+    drawn = backend.sample(x, rows, draws, False).tokens[1]
+    share = 2**0.1 / (1 + 2**0.1)  # of the best, drawn at temperature 10
+    assert abs((drawn == 3).float().mean() - share) < 0.03
 
 
 def test_filters_apply_in_order(backend):

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from fused_sampler.contract.draws import Draws, resolve_draws
+from fused_sampler.contract.draws import NO_DRAWS, Draws, resolve_draws
 from fused_sampler.output import SampleOutput
 from fused_sampler.params import resolve_rows
 
@@ -39,15 +39,16 @@ class OnGPU:
         self.backend = backend
 
     def sample(self, logits, rows, draws, info):
-        moved = rows.to(DEVICE), draws.to(DEVICE)
+        moved = rows.to(DEVICE), draws
         output = self.backend.sample(logits.to(DEVICE), *moved, info)
         return SampleOutput(*(value if value is None else value.cpu() for value in output))
 
     def softmax(self, logits, rows):
         return self.backend.softmax(logits.to(DEVICE), rows.to(DEVICE)).cpu()
 
-    def mask_logits(self, logits, rows):
-        return self.backend.mask_logits(logits.to(DEVICE), rows.to(DEVICE)).cpu()
+    def mask_logits(self, logits, rows, draws=NO_DRAWS):
+        moved = rows.to(DEVICE), draws
+        return self.backend.mask_logits(logits.to(DEVICE), *moved).cpu()
 
 
 def vector_row(name: str) -> torch.Tensor:
@@ -160,14 +161,26 @@ PARAMS = {
     "eta after top-k": {"top_k": 40, "eta_cutoff": 0.05},
     "top-a": {"top_a": 0.2},
     "top-a after top-p": {"top_p": 0.9, "top_a": 0.1, "temperature": 1.4},
+    "top-h": {"top_h": 0.6},
+    "top-h and top-p": {"top_h": 0.9, "top_p": 0.8, "temperature": 1.4},
+    "typical": {"typical_p": 0.9},
+    "typical and cutoffs": {"typical_p": 0.4, "eta_cutoff": 0.1, "top_a": 0.3},
+    "xtc": {"xtc_probability": 0.7, "xtc_threshold": 0.05},
+    "temperature last": {"temperature_last": True, "temperature": 1.7, "top_p": 0.9},
+    "mirostat": {"mirostat_mu": 4.0},
     "every filter": {
+        "temperature": 1.2,
+        "temperature_last": True,
         "top_n_sigma": 3.0,
+        "top_h": 0.95,
         "top_k": 60,
         "top_p": 0.97,
-        "min_p": 0.01,
-        "epsilon_cutoff": 0.02,
+        "min_p": 0.001,
+        "typical_p": 0.95,
+        "epsilon_cutoff": 0.002,
         "eta_cutoff": 0.05,
         "top_a": 0.1,
+        "xtc_probability": 0.5,
     },
 }
 
@@ -194,5 +207,6 @@ def assert_same(backend: ModuleType, oracle: ModuleType, logits: torch.Tensor, *
     rows = resolve_rows(
         logits, **{k: v for k, v in params.items() if k not in ("seed", "num_samples")}
     )
-    masked = backend.mask_logits(logits, rows), oracle.mask_logits(logits, rows)
+    draws = resolve_draws(params.get("seed", 0), 3, 1, None, len(logits), logits.device)
+    masked = (module.mask_logits(logits, rows, draws) for module in (backend, oracle))
     assert torch.equal(*(m.nan_to_num(7) for m in masked))

@@ -177,11 +177,25 @@ def calls(draw):
             )
         )
 
+    share = st.floats(2.0**-20, 1, width=32)
+    others = {
+        "temperature_last": st.booleans(),
+        "top_n_sigma": st.floats(0, 8, width=32),
+        "top_h": share,
+        "typical_p": share,
+        "epsilon_cutoff": st.floats(0, 0.5, width=32),
+        "eta_cutoff": st.floats(0, 0.5, width=32),
+        "top_a": st.floats(0, 1, width=32),
+        "xtc_probability": st.floats(0, 1, width=32),
+        "xtc_threshold": st.floats(0, 0.5, width=32),
+        "mirostat_mu": st.floats(-2, 20, width=32),
+    }
     params = {
         "temperature": per_row(st.sampled_from([0.0, 1e-3, 0.5, 1.0, 1.7, 100.0]), torch.float32),
         "top_k": per_row(st.integers(0, vocab + 1), torch.int64),
         "top_p": per_row(st.floats(0, 1, width=32), torch.float32),
         "min_p": per_row(st.floats(0, 1, width=32), torch.float32),
+        **draw(st.fixed_dictionaries({}, optional=others)),
         "seed": draw(st.integers(-(2**63), 2**64 - 1)),
     }
     return x, params
