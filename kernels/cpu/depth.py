@@ -27,19 +27,23 @@ def whole_depth(z):
 
 @device
 def block_depth(logits, first, size, block_max, c, lowest):
-    """The sum of `weight * whole_depth` inside a block, of the logits from `lowest` up, int64."""
-    total = np.int64(0)
+    """The sums of `weight * whole_depth` and of `weight` of a block's logits from `lowest` up."""
+    below, total = np.int64(0), np.int64(0)
     for j in range(size):
         x = widen(logits[first + j])
-        weight = token_weight(x, block_max, c) if x >= lowest else np.int32(0)
-        total += np.int64(weight) * np.int64(whole_depth((x - block_max) * c))
-    return total
+        weight = np.int64(token_weight(x, block_max, c) if x >= lowest else np.int32(0))
+        below += weight * np.int64(whole_depth((x - block_max) * c))
+        total += weight
+    return below, total
 
 
 @device
 def weigh(row, space, low, high, with_depth):
-    """Mass and depth of the logits with keys in [low, high), int64."""
-    mass, depth = np.int64(0), np.int64(0)
+    """Mass and depth of the logits with keys in [low, high), int64, and how many blocks hold them.
+
+    With the depth, the sums of these blocks stand in `space` afterwards: a list is lost.
+    """
+    mass, depth, slot = np.int64(0), np.int64(0), np.int64(0)
     lowest, highest = value_of(np.int32(low)), value_of(np.int32(high))
     for n in range(row.num_blocks):
         top = space.maxima[n]
@@ -47,17 +51,22 @@ def weigh(row, space, low, high, with_depth):
             continue
         first, block_max = n * BLOCK, block_float(top)
         size = min(BLOCK, row.vocab - first)
-        total, _ = block_sum(row.logits, first, size, block_max, row.c, lowest)
+        below, total = np.int64(0), np.int64(0)
+        if not with_depth:
+            total = np.int64(block_sum(row.logits, first, size, block_max, row.c, lowest)[0])
+        elif size == BLOCK:
+            below, total = block_depth(row.logits, first, BLOCK, block_max, row.c, lowest)
+        else:
+            below, total = block_depth(row.logits, first, size, block_max, row.c, lowest)
         if top >= high:
-            total -= block_sum(row.logits, first, size, block_max, row.c, highest)[0]
+            above = block_depth(row.logits, first, size, block_max, row.c, highest)
+            below, total = below - above[0], total - above[1]
         mantissa, exponent = block_scale(top, row.maximum, row.c)
-        mass += np.int64((total * mantissa) >> np.uint64(min(14 - exponent, 63)))
+        mass += (total * np.int64(mantissa)) >> np.int64(min(14 - exponent, 63))
         if with_depth:
-            below = block_depth(row.logits, first, size, block_max, row.c, lowest)
-            if top >= high:
-                below -= block_depth(row.logits, first, size, block_max, row.c, highest)
-            far = whole_depth((value_of(top) - row.maximum) * row.c)
-            below += np.int64(total) * np.int64(far)
+            space.blocks[slot], space.tops[slot], space.sums[slot] = n, top, np.uint64(total)
+            slot += 1
+            below += total * np.int64(whole_depth((value_of(top) - row.maximum) * row.c))
             shift = np.int64(min(6 - exponent, 63))
             depth += ((below >> np.int64(28)) * np.int64(mantissa)) >> shift
-    return mass, depth
+    return mass, depth, slot

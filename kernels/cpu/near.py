@@ -59,6 +59,41 @@ def near_sum(logits, first, size, maximum, c):
     return total
 
 
+@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+def near_depth_sum(logits, first, size, maximum, c):
+    """The same, and the sum of `-z * 2**z`."""
+    total, depth = np.float32(0.0), np.float32(0.0)
+    for j in range(size):
+        z = (widen(logits[first + j]) - maximum) * c
+        z = z if z > np.float32(-100.0) else np.float32(-100.0)
+        n = np.rint(z)
+        f = z - n
+        p = _D4 * f + _D3
+        p = p * f + _D2
+        p = p * f + _D1
+        p = p * f + _D0
+        power = float_of(np.int32(bits_of(p) + np.int32(np.int32(n) << 23)))
+        total += power
+        depth += power * -z
+    return total, depth
+
+
+@device
+def near_depth(row):
+    """The near mass of the row, and its depth: off by twice `ERROR` of itself at most."""
+    mass, depth, size = 0.0, 0.0, GROUP * BLOCK
+    for first in range(0, row.vocab - row.vocab % size, size):
+        of_group = near_depth_sum(row.logits, first, size, row.maximum, row.c)
+        mass += of_group[0]
+        depth += of_group[1]
+    rest = row.vocab % size
+    if rest > 0:
+        of_group = near_depth_sum(row.logits, row.vocab - rest, rest, row.maximum, row.c)
+        mass += of_group[0]
+        depth += of_group[1]
+    return mass, depth
+
+
 @device
 def near_sums(row, space):
     """Fill `space.near`; the near mass of the row."""

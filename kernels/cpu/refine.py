@@ -56,7 +56,7 @@ def guess(row, space, by, typical, need, total, low, high, attempt):
         wanted = -tail
         for i in range(size):
             wanted += space.measure[i]
-        spread = 0.1 * tail
+        spread = 0.1 * (min(tail, abs(wanted)) if by == NEARNESS else tail)
     if attempt > 0:
         spread = 0.0
     more, fewer = np.int64(wanted + spread), np.int64(wanted - spread)

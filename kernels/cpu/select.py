@@ -32,21 +32,16 @@ from .arithmetic import (
 from .collect import collect, measure_mass, weigh_list
 from .compiling import device
 from .depth import weigh
+from .near import ERROR, LEAST_C, near_depth, near_sums
 from .refine import guess
+from .scan import NONE, count_between, highest_below, lowest_between
 from .search import COUNT, EXACT, MASS, NEARNESS, search_threshold
-from .spread import largest_root, variance
+from .spread import largest_root, near_variance, variance
 from .summarize import block_float, block_sum
 from .top_h import BEST, lowest_of_top_h
-from .typical import (
-    FARTHEST,
-    NEAREST,
-    Typical,
-    collect_near,
-    interval,
-    lowest_between,
-)
+from .typical import NEAREST, Typical, collect_near, ends, near_key
 
-EPSILON, ETA = 0, 1  # cutoffs by probability; the third is top-a
+EPSILON, ETA, TOP_A, XTC = 0, 1, 2, 3  # cutoffs by probability
 _NO_TYPICAL = Typical(np.float32(0.0), np.int64(0))
 _NOTHING = np.int64(2**31)  # above all keys: where no list stands
 
@@ -87,39 +82,60 @@ def lowest_key_from(row, value):
 
 
 @device
+def certain_key(row, space, value, slack):
+    """The lowest key with `z >= value`, for any value so near; `NONE` where a logit lies there."""
+    if not slack < np.inf:
+        return NONE
+    low = lowest_key_from(row, np.float32(value - slack))
+    high = lowest_key_from(row, np.float32(value + slack))
+    best = np.int64(key_of_float(row.maximum))
+    if value - slack > 0.0 or high == best:  # near the best, or beyond
+        return NONE
+    return high if lowest_between(row, space, low, high) == NONE else NONE
+
+
+@device
 def lowest_of_sigma(row, space):
     """The lowest key that top-n-sigma keeps."""
     n = np.float64(row.filters.top_n_sigma) * np.float64(row.c)
+    near, error = near_variance(row)
+    value = -n * math.sqrt(max(near, 0.0))
+    key = certain_key(row, space, value, -value * (error + 1e-6))
+    if key != NONE:
+        return key
     return lowest_key_from(row, np.float32(-largest_root(n * n * variance(row, space))))
 
 
 @device
-def lowest_of_cutoff(row, space, low, high, cutoff):
-    """The lowest key that a cutoff by probability keeps of the logits with keys in [low, high).
-
-    `high` is the key after the best of them.
-    """
-    mass, depth = weigh(row, space, low, high, cutoff == ETA)
-    best = z_of(row, high - 1)
+def cutoff_value(row, cutoff, log2_total, mean, best):
+    """The z from which a cutoff by probability keeps, fp64; `log2_total`, `mean`: of the mass."""
     if cutoff == EPSILON:
-        value = np.float64(row.filters.epsilon_log2) + log2_mass(mass)
-    elif cutoff == ETA:
+        return np.float64(row.filters.epsilon_log2) + log2_total
+    if cutoff == ETA:
         eta_log2 = np.float64(row.filters.eta_log2)
-        mean = np.float64(depth) / np.float64(mass)
-        value = min(eta_log2 + log2_mass(mass), eta_log2 * 0.5 - mean)
-    else:
-        value = np.float64(row.filters.top_a_log2) - log2_mass(mass) + 2.0 * np.float64(best)
-    return max(low, lowest_key_from(row, min(best, np.float32(value))))
+        return min(eta_log2 + log2_total, eta_log2 * 0.5 - mean)
+    if cutoff == TOP_A:
+        return np.float64(row.filters.top_a_log2) - log2_total + 2.0 * np.float64(best)
+    return np.float64(row.filters.xtc_log2) + log2_total
 
 
 @device
-def end_of_xtc(row, space, low, high):
-    """The key after those that XTC keeps of [low, high)."""
-    mass, _ = weigh(row, space, low, high, False)
-    likely = np.float32(np.float64(row.filters.xtc_log2) + log2_mass(mass))
-    if z_of(row, high - 1) < likely:
-        return high
-    return lowest_between(row, space, max(low, lowest_key_from(row, likely)), high) + 1
+def lowest_of_cutoff(row, space, low, high, cutoff):
+    """The lowest key in [low, high) with the probability that a cutoff names; `high` for none.
+
+    `high` is the key after the best of them.
+    """
+    best = z_of(row, high - 1)
+    if low == LOWEST_KEY and high == np.int64(key_of_float(row.maximum)) + 1 and row.c >= LEAST_C:
+        mass, depth = near_depth(row) if cutoff == ETA else (near_sums(row, space), 0.0)
+        value = cutoff_value(row, cutoff, math.log2(mass), depth / mass, best)
+        key = certain_key(row, space, value, 3.0 * ERROR * (1.0 + depth / mass))
+        if key != NONE:
+            return key
+    mass, depth, _ = weigh(row, space, low, high, cutoff == ETA)
+    mean = np.float64(depth) / np.float64(mass)
+    value = np.float32(cutoff_value(row, cutoff, log2_mass(mass), mean, best))
+    return high if value > best else max(low, lowest_key_from(row, value))
 
 
 @device
@@ -159,7 +175,10 @@ def find(row, space, by, typical, need, total, low, high):
     """
     most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
     for n in range(row.num_blocks):
-        most += BLOCK if by == NEARNESS or space.maxima[n] >= low else 0
+        most += BLOCK if by != NEARNESS and space.maxima[n] >= low else 0
+    if by == NEARNESS:
+        first, last = ends(row, typical, low)
+        most = count_between(row, space, first, last)
     attempt = 0
     # It ends: a round that does not return raises `low` or lowers `high`, as low < start <= stop <
     # high after a guess, and every second guess is the middle.
@@ -252,6 +271,23 @@ def sum_kept(row, space, low, high):
 
 
 @device
+def keep_typical(row, space, low, end):
+    """The keys [low, high) that typical keeps of those from `low` up."""
+    mass, depth, size = weigh(row, space, low, end, True)
+    typical = Typical(np.float32(np.float64(depth) / np.float64(mass)), low)
+    need = mass_needed(row.filters.typical_p, mass)
+    # Top-p's set holds the mass: what is as far away as its ends will do.
+    weigh_blocks(row, space.tops, space.sums, space.mass, size)
+    lower, upper = mass_bounds(row, space, space.tops, size, need, low, end)
+    best = near_key(row.maximum, row, typical.mean)
+    worst = find(row, space, MASS, _NO_TYPICAL, need, mass, lower, upper)[0]
+    far = min(near_key(value_of(np.int32(worst)), row, typical.mean), best)
+    nearest = find(row, space, NEARNESS, typical, need, mass, np.int64(far), NEAREST + 1)[0]
+    start, stop = ends(row, typical, nearest)
+    return start, highest_below(row, space, stop) + 1
+
+
+@device
 def select(row, space):
     """The keys [low, high) that the filters keep, for a row with a filter.
 
@@ -303,19 +339,19 @@ def select(row, space):
         )
     low, high = max(low, floor), end
     if filters.typical_p < 1:
-        mass, depth = weigh(row, space, low, end, True)
-        typical = Typical(np.float32(np.float64(depth) / np.float64(mass)), low)
-        need = mass_needed(filters.typical_p, mass)
-        nearest = find(row, space, NEARNESS, typical, need, mass, FARTHEST, NEAREST + 1)[0]
-        low, high = interval(row, space, typical, nearest, end)
+        low, high = keep_typical(row, space, low, end)
         start = stop = _NOTHING
     for cutoff, log2 in enumerate((filters.epsilon_log2, filters.eta_log2, filters.top_a_log2)):
-        if log2 > -np.inf:
-            low = lowest_of_cutoff(row, space, low, high, cutoff)
+        if log2 > -np.inf:  # the best token stays
+            low = min(lowest_of_cutoff(row, space, low, high, cutoff), high - 1)
+            if cutoff == ETA:
+                start = stop = _NOTHING
     if filters.xtc_log2 < np.inf:
-        high = end_of_xtc(row, space, low, high)
-    start, stop, blocks, listed, above, kept = settle(
-        row, space, low, start, stop, blocks, listed, above
-    )
-    kept -= trim(row, space, blocks, high)
-    return low, high, blocks, kept
+        likely = lowest_of_cutoff(row, space, low, high, XTC)
+        if likely < high:
+            high = lowest_between(row, space, likely, high) + 1
+    if not start <= low <= stop:  # no list of what is in question
+        blocks, kept = sum_kept(row, space, low, high)
+        return low, high, blocks, kept
+    _, _, blocks, _, _, kept = settle(row, space, low, start, stop, blocks, listed, above)
+    return low, high, blocks, kept - trim(row, space, blocks, high)

@@ -19,8 +19,8 @@ from .arithmetic import log2_mass, token_weight, value_of
 from .collect import collect
 from .compiling import device
 from .depth import weigh
+from .scan import lowest_between
 from .search import EXACT, search_threshold
-from .typical import lowest_between
 
 BEST = top_h.BEST
 
@@ -37,7 +37,7 @@ def entropy_of(row, key, log2_total):
 @device
 def lowest_of_top_h(row, space, low, end):
     """The lowest key that top-h keeps; the best hundred and ties are those from `low` up."""
-    total, _ = weigh(row, space, low, end, False)
+    total, _, _ = weigh(row, space, low, end, False)
     log2_total = log2_mass(total)
     _, _, size = collect(row, space, low, low)
     worst = lowest_between(row, space, low, end)
