@@ -165,13 +165,19 @@ def is_cut_first(filters, vocab_size):
 
 
 @triton.jit
+def is_typical_first(filters, vocab_size):
+    """Whether typical sees the whole row."""
+    cut = is_cut_first(filters, vocab_size) | (filters.top_p < 1)
+    return is_below(filters.typical_p, 1.0) & ((cut | (filters.min_p > -float("inf"))) == 0)
+
+
+@triton.jit
 def wants_depth(filters, vocab_size):
     """Whether the depth of the whole row is asked for."""
     cut = is_cut_first(filters, vocab_size) | (filters.top_p < 1)
-    cut |= filters.min_p > -float("inf")
-    eta = is_above(filters.eta_cutoff, -float("inf"))
-    eta &= is_above(filters.epsilon_cutoff, -float("inf")) == 0
-    return (cut == 0) & (is_below(filters.typical_p, 1.0) | eta)
+    cut |= (filters.min_p > -float("inf")) | is_above(filters.epsilon_cutoff, -float("inf"))
+    eta = is_above(filters.eta_cutoff, -float("inf")) & (cut == 0)
+    return eta | is_typical_first(filters, vocab_size)
 
 
 @triton.jit

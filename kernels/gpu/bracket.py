@@ -80,7 +80,8 @@ def lowest_kept(row, filters, SHAPE: tl.constexpr):
 def bracket(row, filters, low, floor, SHAPE: tl.constexpr):
     """Around the threshold of top-k, of top-p for a row without; none below the key `floor`.
 
-    Earlier filters keep the keys from `low` up. Of a part of the row the table gets the sums.
+    Earlier filters keep the keys from `low` up. Of a part of the row the table gets the sums. Where
+    typical comes first its share stands for top-p's: what that keeps bounds what typical keeps.
     """
     floor = tl.maximum(low, floor)
     end = key_of(row.max, SHAPE.SHIFT) + 1
@@ -91,7 +92,10 @@ def bracket(row, filters, low, floor, SHAPE: tl.constexpr):
             if is_cut_first(filters, row.vocab_size):
                 collect(row, low, low, SHAPE)
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
-        need = mass_needed(filters.top_p, tl.sum(group_mass))
+        share = filters.top_p
+        if filters.typical_p is not None:
+            share = tl.where(share < 1, share, filters.typical_p)
+        need = mass_needed(share, tl.sum(group_mass))
         low = bracket_mass(row, group_mass, floor, need, SHAPE)
     else:
         low = tl.where(filters.top_p < 1, low, floor)  # top-p counts what min-p drops

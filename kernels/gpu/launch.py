@@ -184,10 +184,11 @@ def _wide(rows: RowParams, vocab: int, num_blocks: int) -> bool:
     """
     if vocab <= SIZES.list:
         return False
-    top_k, top_p = rows.filters["top_k"], rows.filters["top_p"]
-    if not all(column.device.type == "cpu" for column in (top_k, top_p)):
+    top_k = rows.filters["top_k"]
+    shares = rows.filters["top_p"], rows.filters["typical_p"]
+    if not all(column.device.type == "cpu" for column in (top_k, *shares)):
         return True
-    bounded = (top_k <= num_blocks // 4) | ((top_k >= vocab) & (top_p >= 1))
+    bounded = (top_k <= num_blocks // 4) | ((top_k >= vocab) & (torch.minimum(*shares) >= 1))
     return not bounded.all().item()
 
 

@@ -19,12 +19,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import Rounds, Row, filters_of_row, is_below, of_row, table_of_row
-from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, value_of
+from .arguments import (
+    Rounds,
+    Row,
+    filters_of_row,
+    is_below,
+    is_typical_first,
+    of_row,
+    table_of_row,
+)
+from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, lowest_key, value_of
 from .bracket import Bracket, bracket, lowest_kept, lowest_of_sigma
 from .collect import Found, append, keep, load_logits
+from .depth import whole_row_depth
 from .search import inside
-from .table import load_block_key, load_row
+from .table import load_block_key, load_group_mass, load_row
 from .window import COARSE, UNIT, bin_of, half_width, spread, window
 
 # Places in `words_ptr`: of the bracket and round 0, then of the window and round 1,
@@ -35,6 +44,7 @@ BY_MASS, HAS_MASSES, FIRST, LAST, COUNT = (tl.constexpr(i) for i in range(10, 15
 WORDS = tl.constexpr(16)
 # Places in `masses_ptr`: from `FROM` on those from each 8th of a round's bins up, and a 0.
 NEED, MASS, FROM = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+TOTAL, DEPTH = tl.constexpr(24), tl.constexpr(25)  # of the whole row, for typical
 MASSES = tl.constexpr(32)
 NOTHING = tl.constexpr(0x7FFFFFFF)  # the `low` of a row that is not searched
 
@@ -74,15 +84,22 @@ def _bracket_kernel(
     tl.debug_barrier()  # what is not 0 is written after this
     valid = (row.max < float("inf")) & (row.max > -float("inf"))
     searched = (filters.top_k < vocab_size) | (filters.top_p < 1)
+    searched |= is_typical_first(filters, vocab_size)
     searched &= is_below(filters.top_h, 1.0) == 0  # what that keeps are a few
     if valid & (greedy == 0) & searched:
+        if filters.typical_p is not None:
+            if is_typical_first(filters, vocab_size):
+                whole = load_group_mass(row, row.table, lowest_key(SHAPE.SHIFT), row.c, SHAPE)
+                tl.store(rounds.masses_ptr + TOTAL, tl.sum(whole))
+                tl.store(rounds.masses_ptr + DEPTH, whole_row_depth(row, SHAPE))
         low = lowest_of_sigma(row, filters, SHAPE)
         around = bracket(row, filters, low, lowest_kept(row, filters, SHAPE), SHAPE)
         first, last = spread(row, around, SHAPE)
         tl.store(rounds.words_ptr + LOW, around.low)
         tl.store(rounds.words_ptr + HIGH, around.high)
         tl.store(rounds.words_ptr + BY_MASS, around.by_mass.to(tl.int32))
-        tl.store(rounds.words_ptr + HAS_MASSES, (filters.top_p < 1).to(tl.int32))
+        has_masses = around.by_mass | (filters.top_p < 1)
+        tl.store(rounds.words_ptr + HAS_MASSES, has_masses.to(tl.int32))
         tl.store(rounds.words_ptr + FIRST, first.to(tl.int32, bitcast=True))
         tl.store(rounds.words_ptr + LAST, last.to(tl.int32, bitcast=True))
         tl.store(rounds.masses_ptr + NEED, around.need)

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .arguments import is_cut_first, ranked_by_nearness, wants_depth
+from .arguments import is_cut_first, is_typical_first, ranked_by_nearness, wants_depth
 from .arithmetic import key_of, log2_mass, value_of
 from .bracket import (
     Bracket,
@@ -44,9 +44,9 @@ from .bracket import (
 )
 from .collect import Found, collect, highest_between, lowest_between, trim
 from .depth import depth_between, whole_row_depth
-from .rank import FARTHEST, NEAREST, reach_of
+from .rank import FARTHEST, NEAREST, rank_of, reach_of
 from .refine import refine
-from .rounds import load_found, load_window
+from .rounds import DEPTH, TOTAL, load_found, load_window
 from .search import middle, search_list
 from .settle import next_key, settle
 from .table import load_group_mass
@@ -93,13 +93,17 @@ def mean_depth(row, filters, kept, mass, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def keep_typical(row, p, mean, kept, SHAPE: tl.constexpr):
-    """Go on with the tokens nearest to a surprise, an interval of keys."""
+def keep_typical(row, p, mean, mass, worst, kept, SHAPE: tl.constexpr):
+    """Go on with the tokens nearest to a surprise, an interval of keys.
+
+    `mean` of -z over what is kept, fp64, and its mass; `worst`: what reaches this key holds enough.
+    """
     mean = mean.to(tl.float32)
     near = ranked_by_nearness(row, mean, kept.low)
-    need = mass_needed(p, tl.sum(kept.group_mass))
-    first, last = tl.full([], FARTHEST, tl.int32), tl.full([], NEAREST, tl.int32)
-    around = Bracket(first, last + 1, need, p < 1)
+    first = rank_of(near, value_of(worst, SHAPE.SHIFT), kept.high)
+    first = tl.minimum(first, rank_of(near, row.max, kept.high))
+    first = tl.where(worst > kept.low, first, FARTHEST)
+    around = Bracket(first, tl.full([], NEAREST + 1, tl.int32), mass_needed(p, mass), p < 1)
     nothing = Found(SHAPE.LIST + 1, around.low, 0, tl.zeros([], tl.int64))
     rank, _, group_mass, found = filter_row(near, around, nothing, SHAPE)
     far = (-rank).to(tl.float32, bitcast=True)
@@ -201,9 +205,18 @@ def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
     if filters.top_h is not None:
         if filters.top_h < 1:
             low = lowest_of_top_h(row, filters.top_h, best_hundred(row, low, end, SHAPE), SHAPE)
+    start = low
     floor = tl.maximum(low, lowest_kept(row, filters, SHAPE))
     count = 0  # as long as the table's sums are those of the whole row
-    if has_k | has_p:
+    typical_first = is_typical_first(filters, row.vocab_size)
+    if filters.typical_p is not None:
+        if rounds is None:
+            mass = tl.sum(load_group_mass(row, row.table, low, row.c, SHAPE))
+            depth = whole_row_depth(row, SHAPE)
+        else:
+            mass = tl.load(rounds.masses_ptr + TOTAL)
+            depth = tl.load(rounds.masses_ptr + DEPTH)
+    if has_k | has_p | typical_first:
         if rounds is None:
             around, found = bracket(row, filters, low, floor, SHAPE), nothing
         elif filters.top_h is None:
@@ -236,8 +249,13 @@ def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
     kept = Kept(low, end, count, group_mass)
     if filters.typical_p is not None:
         if filters.typical_p < 1:
-            mean = mean_depth(row, filters, kept, tl.sum(kept.group_mass), SHAPE)
-            kept = keep_typical(row, filters.typical_p, mean, kept, SHAPE)
+            if typical_first:
+                kept = Kept(start, end, count, group_mass)
+                mean = depth.to(tl.float64) / mass.to(tl.float64)
+            else:
+                mass = tl.sum(kept.group_mass)
+                mean = mean_depth(row, filters, kept, mass, SHAPE)
+            kept = keep_typical(row, filters.typical_p, mean, mass, low, kept, SHAPE)
     if filters.epsilon_cutoff is not None:
         if filters.epsilon_cutoff > -float("inf"):
             least = filters.epsilon_cutoff.to(tl.float64) + log2_mass(tl.sum(kept.group_mass))
