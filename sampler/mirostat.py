@@ -7,12 +7,23 @@ llama.cpp, that surprise is the one among the kept tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from .params import MIROSTAT_MU, RECORDS, TEMPERATURE, TEMPERATURE_LAST, Parameter
+from .params import (
+    MIROSTAT_ETA,
+    MIROSTAT_MU,
+    MIROSTAT_TAU,
+    RECORDS,
+    TEMPERATURE,
+    TEMPERATURE_LAST,
+    Parameter,
+    SamplingParams,
+)
 
+NAMES = (MIROSTAT_TAU.name, MIROSTAT_ETA.name)
 _LOG2_E = 1.4426950408889634  # fp64
 _REPLACED = [
     record
@@ -56,3 +67,30 @@ def without_filters(tau: Parameter, values: dict[str, Any]) -> dict[str, Any]:
             given = torch.as_tensor(value, device=tau.device).to(dtype)
             others[record.name] = torch.where(tau > 0, record.off, given).to(dtype)
     return others
+
+
+def apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Mirostat's parameters among others, nothing where it is off; and the others."""
+    others = {name: value for name, value in values.items() if name not in NAMES}
+    if not is_on(values.get(MIROSTAT_TAU.name)):
+        return {}, others
+    return {name: values[name] for name in NAMES if name in values}, others
+
+
+class Follower:
+    """The bound of each row of a decoding loop, and the parameters that it makes of a draw's."""
+
+    def __init__(self, values: dict[str, Any], params: SamplingParams, rows: int, device: Any):
+        """With mirostat's parameters by their names: numbers, or tensors `[rows]`."""
+        self.tau = values[MIROSTAT_TAU.name]
+        self.eta = values.get(MIROSTAT_ETA.name, MIROSTAT_ETA.off)
+        self.mu = first_bound(self.tau, rows, device)
+        self._values = without_filters(self.tau, vars(params))
+
+    @property
+    def params(self) -> SamplingParams:
+        return SamplingParams(**{**self._values, MIROSTAT_MU.name: self.mu})
+
+    def move(self, logprobs: torch.Tensor) -> None:
+        """After a draw, by the log-probabilities of the tokens among those that were kept."""
+        self.mu = next_bound(self.mu, self.tau, self.eta, logprobs)

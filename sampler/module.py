@@ -24,7 +24,6 @@ from .params import (
 )
 
 _KEEP: Any = object()
-_MIROSTAT = (MIROSTAT_TAU.name, MIROSTAT_ETA.name)
 
 
 class FusedSampler(nn.Module):
@@ -65,7 +64,7 @@ class FusedSampler(nn.Module):
             setattr(self, name, getattr(params, name))
         self.mirostat_tau = MIROSTAT_TAU.off if mirostat_tau is None else mirostat_tau
         self.mirostat_eta = MIROSTAT_ETA.off if mirostat_eta is None else mirostat_eta
-        for name in _MIROSTAT:
+        for name in mirostat.NAMES:
             if not isinstance(getattr(self, name), torch.Tensor):
                 check_number(name, getattr(self, name))
         self.backend = backend
@@ -105,7 +104,7 @@ class FusedSampler(nn.Module):
                 "leave it out."
             )
         batch = 1 if logits.dim() == 1 else len(logits)
-        for name in _MIROSTAT:
+        for name in mirostat.NAMES:
             if isinstance(value := getattr(self, name), torch.Tensor):
                 check_tensor(name, value, batch, arguments["validate"])
         mu = self.mirostat_mu
@@ -146,11 +145,11 @@ class FusedSampler(nn.Module):
             self.seed = None if seed is None else seed_tensor(seed).to(self.step.device, copy=True)
 
     def extra_repr(self) -> str:
-        names = (*PARAMETERS, *_MIROSTAT, "seed", "step", "backend", "validate")
+        names = (*PARAMETERS, *mirostat.NAMES, "seed", "step", "backend", "validate")
         return ", ".join(f"{name}={_show(getattr(self, name))}" for name in names)
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*PARAMETERS, *_MIROSTAT, "seed")}
+        return {name: getattr(self, name) for name in (*PARAMETERS, *mirostat.NAMES, "seed")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -161,7 +160,7 @@ class FusedSampler(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> FusedSampler:
         super()._apply(fn, recurse)
         # Parameter tensors follow to the device but keep their dtype: half() must not round them.
-        for name in (*PARAMETERS, *_MIROSTAT):
+        for name in (*PARAMETERS, *mirostat.NAMES):
             value = getattr(self, name)
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(self.step.device))

@@ -91,7 +91,8 @@ RECORDS = {
     for record in (TEMPERATURE, TEMPERATURE_LAST, *FILTERS, XTC_PROBABILITY, MIROSTAT_MU)
 }
 PARAMETERS = tuple(RECORDS)
-_CHECKED = RECORDS | {record.name: record for record in (MIROSTAT_TAU, MIROSTAT_ETA)}
+# And all that has a record, for checks.
+SETTINGS = RECORDS | {record.name: record for record in (MIROSTAT_TAU, MIROSTAT_ETA)}
 
 
 def _check_numbers(params: Any) -> None:
@@ -266,7 +267,7 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
 
 def check_number(name: str, value: object, where: str = "") -> None:
     """Raise where a number is of the wrong kind or out of range for this parameter."""
-    record = _CHECKED[name]
+    record = SETTINGS[name]
     kind, wanted = _KINDS[record.kind]
     if isinstance(value, bool) != (record.kind is bool) or not isinstance(value, kind):
         raise TypeError(
@@ -278,7 +279,7 @@ def check_number(name: str, value: object, where: str = "") -> None:
 
 def check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> None:
     """Raise where a tensor has the wrong dtype or shape, or (`validate`) holds a value that has."""
-    record = _CHECKED[name]
+    record = SETTINGS[name]
     flags = value.dtype == torch.bool
     integer = not (value.is_floating_point() or value.is_complex() or flags)
     fits = {int: integer, bool: flags}.get(record.kind, integer or value.is_floating_point())

@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from ..contract.draws import check_generator, seed_tensor
-from ..params import RECORDS, check_number, check_tensor
+from ..params import SETTINGS, check_number, check_tensor
 from . import protocol, warpers
 
 # 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
@@ -206,7 +206,7 @@ def own_settings(config: GenerationConfig) -> dict[str, Any]:
 
 def is_on(name: str, value: Any) -> bool:
     """Whether the value of a parameter, a number, a tensor or None, may change a draw."""
-    return isinstance(value, torch.Tensor) or value not in (None, RECORDS[name].off)
+    return isinstance(value, torch.Tensor) or value not in (None, SETTINGS[name].off)
 
 
 def _by_row(

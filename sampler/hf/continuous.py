@@ -42,6 +42,7 @@ from .protocol import warn_caller
 
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two
 # halves of the seed, then the step.
+_OWN = tuple(name for name in warpers.OWN if name in PARAMETERS)
 _ROWS = len(PARAMETERS) + 3
 _LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max}
 _CHILD = re.compile(r"__child#(\d+)$")  # transformers' name for a prompt's further sequences
@@ -184,7 +185,7 @@ class FusedManager(ContinuousBatchingManager):
 def warn_of_greedy(settings: dict[str, Any]) -> None:
     """Tell of what greedy decoding does not need: as `Call.close`, which batches have none of."""
     given = {"seed": settings.get("seed") is not None}
-    given |= {name: is_on(name, settings.get(name)) for name in warpers.OWN}
+    given |= {name: is_on(name, settings.get(name)) for name in _OWN}
     if name := next((name for name, found in given.items() if found), None):
         warn_caller(f"{name} was given, but greedy decoding draws nothing")
 
@@ -231,7 +232,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         )  # says which of them it drops
         stages, drawn = warpers.split(p for p in placed if _fused(p) or p in self.logits_processor)
         self._stages = [_names_in(s) if isinstance(s, SamplingParams) else s for s in stages]
-        last = warpers.OWN if config.do_sample else ()
+        last = _OWN if config.do_sample else ()
         self._names = [*replaced, *last]
         self._drawn = [*_names_in(drawn), *last]
         self._sequences = sequences

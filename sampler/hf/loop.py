@@ -13,7 +13,8 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateNonBeamOutput
 
-from ..api import sample
+from .. import mirostat
+from ..api import mask_logits, sample
 from . import protocol, warpers
 from .call import Call, own_settings
 
@@ -48,7 +49,8 @@ def fused_generate(
         sampler: draws each token in the place of `sample`, which it may call, to time it or to
             choose its backend. It is given scores fp32 | bf16 | fp16 `[rows, V]` and, by keyword,
             `params`, `seed`, `step` and `validate=False`, and returns int64 `[rows]`, -1 for a row
-            that cannot be drawn from. Greedy decoding does not call it.
+            that cannot be drawn from; with mirostat it is given `return_info=True` too, and returns
+            a `SampleOutput`. Greedy decoding does not call it.
         model_kwargs: what the model takes; and the parameters that transformers does not know, by
             their names in `SamplingParams`: a number, or a tensor with one a prompt or one a
             returned row. Where one is left out, a generation config may hold it.
@@ -138,8 +140,12 @@ def decode(
     device, rows = input_ids.device, input_ids.shape[0]
     do_sample = generation_config.do_sample
     with call.loop(model, rows, generation_config, device) as draws:
+        follower = None
         if do_sample:
-            stages, params = warpers.split(logits_processor, draws.values)
+            surprise, values = mirostat.apart(draws.values)
+            stages, params = warpers.split(logits_processor, values)
+            if surprise:
+                follower = mirostat.Follower(surprise, params, rows, device)
         else:
             stages, params = [logits_processor], warpers.OFF
         step = draws.first_step
@@ -171,14 +177,28 @@ def decode(
                     logits = logits.to(torch.float32, copy=True)
                 scores = warpers.run(stages, input_ids, logits)
                 tokens: Any
-                if do_sample:
+                if follower is not None:
+                    params = follower.params
+                    output = sampler(
+                        scores,
+                        params=params,
+                        seed=draws.seed,
+                        step=step,
+                        validate=False,
+                        return_info=True,
+                    )
+                    tokens = output.tokens
+                    follower.move(output.logprobs)
+                elif do_sample:
                     tokens = sampler(
                         scores, params=params, seed=draws.seed, step=step, validate=False
                     )
                 else:
                     tokens = argmax(scores)
                 if "scores" in record and params is not warpers.OFF:
-                    scores = warpers.run([params], input_ids, scores)
+                    scores = mask_logits(
+                        scores, params=params, seed=draws.seed, step=step, validate=False
+                    )
                 record.add(outputs, logits, scores)
                 outputs = None  # the prompt's logits can be large
 

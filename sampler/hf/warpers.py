@@ -18,7 +18,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 
 from ..api import mask_logits
 from ..filters import FILTERS
-from ..params import GREEDY_BELOW, PARAMETERS, RECORDS, SamplingParams
+from ..params import GREEDY_BELOW, PARAMETERS, RECORDS, SETTINGS, TEMPERATURE_LAST, SamplingParams
 
 Stage = LogitsProcessorList | SamplingParams
 OFF = SamplingParams()  # the parameters of a draw from the scores as they are
@@ -37,7 +37,7 @@ _FUSED |= {
 # hold, one a row, is to apply.
 PLACEHOLDERS = {name: 1 if RECORDS[name].kind is int else 0.5 for name, _ in _FUSED.values()}
 # The parameters that transformers does not know: no warper, and no argument of its `generate`.
-OWN = tuple(name for name in PARAMETERS if name not in PLACEHOLDERS)
+OWN = tuple(name for name in SETTINGS if name not in PLACEHOLDERS)
 
 
 def split(
@@ -47,7 +47,7 @@ def split(
     """The stages to run before the draw, and the parameters of the draw.
 
     `values` by name, a number or [rows], take the place of what the warpers of that name hold;
-    those that have no warper are the draw's.
+    those that have no warper are the draw's. With `temperature_last` so is the temperature.
 
     Neighbouring warpers share one call while they follow the order of `SamplingParams`; one out of
     order, or a second of its kind, starts the next call. Running the stages in turn is therefore
@@ -56,6 +56,8 @@ def split(
     stages: list[Stage] = []
     open_call: dict[str, float | torch.Tensor] = {}
     left = dict(values or {})
+    last = left.get(TEMPERATURE_LAST.name, False)
+    drawn: Any = 1.0  # the temperature that waits for the draw
     for processor in processors:
         name = fused_name(processor)
         rank = -1 if name is None else PARAMETERS.index(name)
@@ -64,12 +66,25 @@ def split(
             open_call = {}
         if name is not None:
             open_call[name] = left.pop(name, fused_value(processor))
+            if name == "temperature" and last is not False:
+                open_call[name], drawn = _apart(open_call[name], last)
         elif stages and isinstance(stages[-1], LogitsProcessorList):
             stages[-1].append(processor)
         else:
             stages.append(LogitsProcessorList([processor]))
     open_call |= left
+    if last is not False:
+        # Together where both are one call: each is 1 where the other is not.
+        open_call["temperature"] = open_call.get("temperature", 1.0) * drawn
     return stages, SamplingParams(**open_call) if open_call else OFF
+
+
+def _apart(temperature: Any, last: bool | torch.Tensor) -> tuple[Any, Any]:
+    """The temperature before the filters, and the one for the draw; 1 where it is the other."""
+    if isinstance(last, bool):
+        return 1.0, temperature
+    value = torch.as_tensor(temperature, dtype=torch.float32, device=last.device)
+    return torch.where(last, 1.0, value), torch.where(last, value, 1.0)
 
 
 def run(stages: Iterable[Stage], input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
