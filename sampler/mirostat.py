@@ -57,7 +57,7 @@ def next_bound(
     return torch.where(moved.isnan(), mu, moved)
 
 
-def without_filters(tau: Parameter, values: dict[str, Any]) -> dict[str, Any]:
+def without_filters(tau: Parameter, values: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a draw by name, with the filters off in the rows that follow mirostat."""
     others = dict(values)
     for record in _REPLACED:

@@ -43,6 +43,7 @@ class FusedSampler(nn.Module):
     `state_dict` holds parameters, seed, step and bound; `.to()` moves what lives in device memory.
     """
 
+    mirostat_mu: Parameter
     step: torch.Tensor  # int64, 0-dimensional; in device memory, so that a CUDA graph advances it
     seed: torch.Tensor | None  # int64, 0-dimensional or [B]
 
@@ -133,8 +134,9 @@ class FusedSampler(nn.Module):
         """In place where it can be, so that a CUDA graph moves it as well."""
         with torch.inference_mode(False):
             if not isinstance(self.mirostat_mu, torch.Tensor):
-                self.mirostat_mu = torch.empty_like(moved)
-            self.mirostat_mu.copy_(moved)
+                self.mirostat_mu = moved.clone()
+            else:
+                self.mirostat_mu.copy_(moved)
 
     def reset(self, seed: Seed = _KEEP) -> None:
         """Go back to step 0, with another seed if one is given (None: unseeded)."""

@@ -178,3 +178,73 @@ def test_a_sampler_made_in_inference_mode_works_outside_it():
 
 def test_generator_none_keeps_the_seed():
     assert torch.equal(FusedSampler(seed=4)(X, generator=None), sample(X, seed=4))
+
+
+# Mirostat
+
+
+def _by_hand(x, tau, eta, seed, steps):
+    """Mirostat 2 of one row in fp64: the tokens, and the bound after each."""
+    mu, told = 2 * tau, []
+    p = x.double().softmax(-1)
+    for step in range(steps):
+        kept = (-p.log2() <= mu) | (p == p.max())
+        masked = x.masked_fill(~kept, -torch.inf)
+        token = sample(masked[None], seed=torch.tensor([seed]), step=step).item()
+        mu -= eta * (-(p[token] / p[kept].sum()).log2().item() - tau)
+        told.append((token, mu))
+    return told
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_mirostat_follows_the_surprise(backend):
+    seeds, tau, eta = torch.tensor([4, 5, 6]), torch.tensor([2.0, 5.0, 0.5]), 0.3
+    sampler = FusedSampler(mirostat_tau=tau, mirostat_eta=eta, seed=seeds, backend=backend)
+    told = [(sampler(X).tolist(), sampler.mirostat_mu.tolist()) for _ in range(12)]
+    for row in range(3):
+        expected = _by_hand(X[row], tau[row].item(), eta, int(seeds[row]), 12)
+        assert [tokens[row] for tokens, _ in told] == [token for token, _ in expected]
+        assert [mu[row] for _, mu in told] == pytest.approx([mu for _, mu in expected], abs=1e-5)
+
+
+def test_mirostat_stands_in_the_place_of_the_filters_of_its_rows_alone():
+    tau, top_k = torch.tensor([3.0, 0.0, 3.0]), torch.tensor([1, 1, 0])
+    sampler = FusedSampler(mirostat_tau=tau, top_k=top_k, top_p=0.9, seed=1)
+    alone = FusedSampler(mirostat_tau=3.0, seed=1)
+    for _ in range(5):
+        output, expected = sampler(X, return_info=True), alone(X, return_info=True)
+        assert output.kept[1] == 1 and output.tokens[1] == X[1].argmax()
+        assert torch.equal(output.tokens[[0, 2]], expected.tokens[[0, 2]])
+        assert torch.equal(output.kept[[0, 2]], expected.kept[[0, 2]])
+    assert sampler.mirostat_mu[1] == torch.inf
+
+
+def test_mirostat_is_saved_reset_and_left_alone_by_calls_apart():
+    sampler = FusedSampler(mirostat_tau=3.0, seed=1)
+    first = [sampler(X).tolist() for _ in range(4)]
+    bound = sampler.mirostat_mu.clone()
+    sampler(X, step=9)
+    assert torch.equal(sampler.mirostat_mu, bound)
+    other = FusedSampler()
+    other.load_state_dict(sampler.state_dict())
+    assert other(X).tolist() == sampler(X).tolist()
+    assert torch.equal(other.mirostat_mu, sampler.mirostat_mu)
+    sampler.reset()
+    assert [sampler(X).tolist() for _ in range(4)] == first
+
+
+def test_mirostat_says_what_is_wrong():
+    for values, message in (
+        ({"mirostat_tau": -1.0}, "mirostat_tau is -1.0"),
+        ({"mirostat_tau": 3.0, "mirostat_eta": -0.1}, "mirostat_eta is -0.1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FusedSampler(**values)
+    sampler = FusedSampler(mirostat_tau=3.0)
+    with pytest.raises(ValueError, match="num_samples is 2"):
+        sampler(X, num_samples=2)
+    sampler(X)
+    with pytest.raises(ValueError, match=r"followed 3 rows, but logits have 2; call reset"):
+        sampler(X[:2])
+    with pytest.raises(ValueError, match="mirostat_tau has shape"):
+        FusedSampler(mirostat_tau=torch.tensor([1.0, 2.0]))(X)

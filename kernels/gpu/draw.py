@@ -15,6 +15,8 @@ PyTorch twin: `sample` in `fused_sampler.contract.reference`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
@@ -140,7 +142,7 @@ def _draw_kernel(
     # Nothing reaches the threshold of an invalid row: its sums may not be there.
     threshold = tl.where(valid, lowest_key(SHAPE.SHIFT), 0x7FFFFFFF)
     kept = 0
-    end = None  # all reach up to the maximum
+    end: Any = None  # all reach up to the maximum
     if settled.tops_ptr is not None:
         end = key_of(row.max, SHAPE.SHIFT) + 1
     if greedy:

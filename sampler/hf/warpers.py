@@ -56,7 +56,7 @@ def split(
     stages: list[Stage] = []
     open_call: dict[str, float | torch.Tensor] = {}
     left = dict(values or {})
-    last = left.get(TEMPERATURE_LAST.name, False)
+    last: Any = left.get(TEMPERATURE_LAST.name, False)
     drawn: Any = 1.0  # the temperature that waits for the draw
     for processor in processors:
         name = fused_name(processor)
