@@ -46,7 +46,7 @@ def run_generate(
     arguments = _arguments(loaded, inputs, request, stop, max_new_tokens)
 
     unspelled = len(unspelled_ids(loaded.tokenizer, loaded.vocabulary))
-    notes = generation.config_notes(loaded, not request.greedy, to_the_end=True)
+    notes = generation.config_notes(loaded, to_the_end=True)
     if note := unspelled_note(loaded.vocabulary, unspelled):
         notes.insert(0, note)
     for note in notes:
@@ -54,7 +54,7 @@ def run_generate(
 
     if not request.greedy:
         # Scores that something else changes first are an fp32 copy.
-        changed = unspelled or generation.applied_settings(loaded, True, to_the_end=False)
+        changed = unspelled or generation.applied_settings(loaded, to_the_end=False)
         dtype = torch.float32 if changed else loaded.model.dtype
         compile_kernels(loaded.model.device, loaded.vocabulary, dtype)
     sampler = TimedSampler(loaded.model.device)

@@ -12,7 +12,7 @@ from .. import __version__
 from ..filters import Parameter
 from ..params import TEMPERATURE
 from ..views.numbers import label
-from ..views.parameters import COMMON, MORE
+from ..views.parameters import MORE, OFFERED
 from ..views.request import Request
 from .text import Explorer
 from .view import SAMPLES, TOP, View
@@ -32,7 +32,7 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
             **request.sampling,
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
-        "settings": [_control(record) for record in (*COMMON, *MORE)],
+        "settings": [_control(record) for record in OFFERED],
         "top": TOP,
         "samples": SAMPLES,
         "saved": saved,
@@ -59,12 +59,20 @@ def _control(record: Parameter) -> dict[str, Any]:
     return {
         "name": record.name,
         "label": label(record.name),
-        "hint": "0 is greedy" if record is TEMPERATURE else f"{record.off:g} is off",
+        "hint": _hint(record),
         "whole": record.kind is int,
         "off": record.off,
         "more": record in MORE,  # folded away
         "slider": None if record.kind is bool else slider,
     }
+
+
+def _hint(record: Parameter) -> str:
+    if record is TEMPERATURE:
+        return "0 is greedy"
+    if record.needs:
+        return f"needs {label(record.needs)}"
+    return f"{record.off:g} is off"
 
 
 def saved_page(

@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..params import RECORDS
 from ..views.numbers import SEED, read_parameter
+from ..views.parameters import OFFERED
 from ..views.request import FieldError, Request
 from .view import SAMPLES
 
@@ -36,7 +36,7 @@ def read_state(body: bytes, first: Request) -> State:
         raise FieldError("prompt", f"prompt is {prompt!r}; give text")
     if not isinstance(appended, list) or not all(type(token) is int for token in appended):
         raise FieldError(None, f"appended is {appended!r}; give a list of token ids")
-    sampling = {r.name: read_parameter(r, str(state.get(r.name))) for r in RECORDS.values()}
+    sampling = {r.name: read_parameter(r, str(state.get(r.name))) for r in OFFERED}
     try:
         seed = SEED.read(str(state.get("seed")))
     except ValueError as error:

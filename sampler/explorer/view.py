@@ -19,10 +19,11 @@ from ..contract.reference import BlockTable
 from ..filters import FILTERS
 from ..hf import warpers
 from ..models.vocabulary import unspelled_ids
-from ..params import SamplingParams, resolve_rows
+from ..params import RECORDS, SamplingParams, resolve_rows
 from ..views.inspect import Candidate, Inspection, inspect_token, spelling
 from ..views.next_token import NextToken
 from ..views.numbers import label
+from ..views.parameters import is_on
 from ..views.request import Request
 
 TOP = 30  # tokens in the table
@@ -84,8 +85,9 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
     table = inspect_token(token, request, TOP)
     candidates, table.tokens = table.tokens, []
     stages, sampling = token.stages(request)
-    steps, scores = _steps(token, stages, sampling, request.greedy)
-    seeded: dict[str, Any] = {**sampling, "seed": request.seed, "step": token.step}
+    draw = {"seed": request.seed, "step": token.step}
+    steps, scores = _steps(token, stages, sampling, request.greedy, draw)
+    seeded: dict[str, Any] = {**sampling, **draw}
     counts: list[int] | None = None
     if samples:
         drawn = cast(torch.Tensor, sample(scores, **seeded, num_samples=samples))
@@ -111,11 +113,11 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
         chance=(mass - sum(ends[i] - starts[i] for i in kept)) / mass,
         observed=None if counts is None else samples - sum(counts[i] for i in kept),
     )
-    draw = None
+    drawn_by = None
     if not request.greedy:
         high, low = random_bits(request.seed, token.step, 0, 0)
         drawn_id = cast(int, table.drawn_id)
-        draw = Draw(
+        drawn_by = Draw(
             u=(high << 32 | low) / 2**64,
             r=str(multiply_high(high, low, mass)),
             mass=str(mass),
@@ -124,11 +126,15 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
         )
     arguments = [f"{name}={value}" for name, value in seeded.items() if value != _OFF.get(name)]
     call = f"sample({', '.join(['scores' if stages else 'logits', *arguments])})"
-    return View(pieces, call, table, rows, others, draw)
+    return View(pieces, call, table, rows, others, drawn_by)
 
 
 def _steps(
-    token: NextToken, stages: list[warpers.Stage], sampling: dict[str, Any], greedy: bool
+    token: NextToken,
+    stages: list[warpers.Stage],
+    sampling: dict[str, Any],
+    greedy: bool,
+    draw: Mapping[str, Any],
 ) -> tuple[list[tuple[str, torch.Tensor]], torch.Tensor]:
     """What is left after each step that may drop tokens, bool [V], beside the step's name.
 
@@ -144,25 +150,27 @@ def _steps(
     ]
     for stage in stages:
         if isinstance(stage, SamplingParams):
-            steps += _filters(scores, vars(stage))
+            steps += _filters(scores, vars(stage), draw)
         scores = token.run([stage], scores)
         steps.append(("the generation config", scores > -math.inf))
     if greedy:
         steps.append(("greedy", mask_logits(scores, 0) > -math.inf))
     else:
-        steps += _filters(scores, sampling)
+        steps += _filters(scores, sampling, draw)
     return steps, scores
 
 
 def _filters(
-    scores: torch.Tensor, sampling: Mapping[str, Any]
+    scores: torch.Tensor, sampling: Mapping[str, Any], draw: Mapping[str, Any]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """What is left after each filter that is on, by its name."""
-    so_far = {**sampling, **{filter.name: filter.off for filter in FILTERS}}
+    names = [name for filter in FILTERS for name in (filter.name, filter.needs) if name]
+    so_far = {**sampling, **{name: RECORDS[name].off for name in names}}
     for filter in FILTERS:
-        so_far[filter.name] = sampling[filter.name]
-        if so_far[filter.name] != filter.off:
-            yield label(filter.name), mask_logits(scores, **so_far) > -math.inf
+        if is_on(filter, sampling):
+            own = (name for name in (filter.name, filter.needs) if name)
+            so_far |= {name: sampling[name] for name in own}
+            yield label(filter.name), mask_logits(scores, **so_far, **draw) > -math.inf
 
 
 def _cumulative_mass(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +36,7 @@ class Parameter:
     help: str  # one sentence, for command lines
     remedy: str  # what to pass instead of a value that is refused
     axis: Axis
+    needs: str = ""  # a parameter without which it does nothing
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,6 @@ class Filter(Parameter):
         `[B, N * 64]`) and the column `[B, 1]`: what this filter alone would keep of that.
     """
 
-    hf: tuple[str, str] | None
-    column: Callable[[torch.Tensor, int], torch.Tensor]
-    keep: Callable[[BlockTable, torch.Tensor, Any], torch.Tensor]
+    hf: tuple[str, str] | None = None
+    column: Callable[[torch.Tensor, int], torch.Tensor] = field(kw_only=True)
+    keep: Callable[[BlockTable, torch.Tensor, Any], torch.Tensor] = field(kw_only=True)

@@ -34,7 +34,6 @@ TOP_A = Filter(
     help="Keep tokens at least this many times the square of the best one's probability; 0 is off.",
     remedy="use a number from 0 to 1; 0 switches it off",
     axis=Axis(1e-3, 1.0, log=True),
-    hf=None,
     column=_column,
     keep=_keep,
 )

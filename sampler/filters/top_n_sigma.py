@@ -35,7 +35,6 @@ TOP_N_SIGMA = Filter(
     help="Keep logits at most this many standard deviations of all below the best; 0 is off.",
     remedy="use a number above 0; 0 switches it off",
     axis=Axis(0.1, 10.0, log=True),
-    hf=None,
     column=_column,
     keep=_keep,
 )

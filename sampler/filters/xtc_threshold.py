@@ -38,7 +38,7 @@ XTC_THRESHOLD = Filter(
     help="XTC: of the tokens at least this probable keep only the least; above 0.5 is off.",
     remedy="use a number from 0 to 1; above 0.5 it is off",
     axis=Axis(0.01, 0.5),
-    hf=None,
+    needs="xtc_probability",
     column=_column,
     keep=_keep,
 )

@@ -44,7 +44,6 @@ _APPLIED = (
     "watermarking_config",
     "renormalize_logits",
 )
-_APPLIED_TO_SAMPLING = ("top_h", "typical_p")
 # What matters to the end of a text.
 _ENDING = ("forced_eos_token_id", "max_time", "stop_strings")
 # Other ways of decoding, other outputs, another prompt, caches that need hardware or packages of
@@ -80,9 +79,9 @@ _COUNTED = {
 }
 
 
-def applied_settings(loaded: LoadedModel, do_sample: bool, to_the_end: bool) -> dict[str, Any]:
+def applied_settings(loaded: LoadedModel, to_the_end: bool) -> dict[str, Any]:
     """The config's settings that are on and apply: to a next token, or to a text `to_the_end`."""
-    names = _APPLIED + _APPLIED_TO_SAMPLING * do_sample + _ENDING * to_the_end
+    names = _APPLIED + _ENDING * to_the_end
     defaults = _defaults()
     found = _values(loaded, names)
     return {name: value for name, value in found.items() if value and value != defaults[name]}
@@ -111,9 +110,9 @@ def unused_settings(loaded: LoadedModel, to_the_end: bool) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value not in (None, off[name])}
 
 
-def config_notes(loaded: LoadedModel, do_sample: bool, to_the_end: bool) -> list[str]:
+def config_notes(loaded: LoadedModel, to_the_end: bool) -> list[str]:
     """What a user is told of the config: nothing where it has none of these settings."""
-    applied = applied_settings(loaded, do_sample, to_the_end)
+    applied = applied_settings(loaded, to_the_end)
     unused = unused_settings(loaded, to_the_end)
     notes = []
     if applied:

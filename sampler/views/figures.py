@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from ..params import RECORDS, TEMPERATURE
 from .inspect import Inspection, spelling
 from .numbers import label
+from .parameters import OFFERED, is_on
 from .sweep import Curve
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the figure looks the same everywhere
@@ -131,11 +132,12 @@ def save(figure: Figure, path: Path) -> None:
 
 def _figure(inspection: Inspection, height: float) -> Figure:
     """An empty figure that says of which prompt, model and filters it is."""
-    values = [(record, inspection.sampling[record.name]) for record in RECORDS.values()]
+    sampling = inspection.sampling
     settings = [
-        label(record.name) + ("" if value is True else f" {value:g}")
-        for record, value in values
-        if record is not TEMPERATURE and value != record.off
+        label(record.name)
+        + ("" if sampling[record.name] is True else f" {sampling[record.name]:g}")
+        for record in OFFERED
+        if record is not TEMPERATURE and is_on(record, sampling)
     ]
     prompt, model = (_printable(text, 55) for text in (repr(inspection.prompt), inspection.model))
     what = "First token in answer to" if inspection.chat else "Next token after"

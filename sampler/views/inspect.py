@@ -63,10 +63,10 @@ def inspect_token(token: NextToken, request: Request, top: int) -> Inspection:
     probabilities = softmax(logits, request.temperature).double()
     stages, sampling = token.stages(request)
     scores = token.run(stages, logits)
-    kept = mask_logits(scores, **sampling) > -math.inf
+    seed = request.seed or 0
+    kept = mask_logits(scores, **sampling, seed=seed, step=token.step) > -math.inf
     drawn_id = drawn_probability = None
     if request.greedy or request.seed is not None:
-        seed = request.seed or 0
         draw = cast(
             SampleOutput, sample(scores, **sampling, seed=seed, step=token.step, return_info=True)
         )
@@ -108,7 +108,7 @@ def inspect_token(token: NextToken, request: Request, top: int) -> Inspection:
         seed=request.seed,
         notes=[
             *([note] if note else []),
-            *config_notes(loaded, do_sample=not request.greedy, to_the_end=False),
+            *config_notes(loaded, to_the_end=False),
         ],
         vocabulary=len(logits),
         unspelled=unspelled,

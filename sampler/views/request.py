@@ -8,6 +8,7 @@ from typing import Any
 
 from ..models.prompt import Prompt
 from ..params import GREEDY_BELOW, SamplingParams, check_number
+from .parameters import OFFERED
 
 
 class FieldError(ValueError):
@@ -61,7 +62,9 @@ class Request:
             raise FieldError("model", "it is empty; give a folder or a hub id, or leave it out")
         for name, value in self.sampling.items():
             check_field(name, value)
-        object.__setattr__(self, "sampling", asdict(SamplingParams(**self.sampling)))
+        values = asdict(SamplingParams(**self.sampling))
+        offered = {record.name: values[record.name] for record in OFFERED}
+        object.__setattr__(self, "sampling", offered)
 
     @property
     def temperature(self) -> float:

@@ -26,12 +26,19 @@ class Curve:
 
 
 def sweep(token: NextToken, request: Request, name: str) -> Curve:
-    """The curve of `name`, one of `request.sampling`, for a token; the others stay as asked."""
+    """The curve of `name`, one of `request.sampling`, for a token; the others stay as asked.
+
+    Where it does nothing without another, that is at its highest if it is off.
+    """
     values = _grid(name, len(token.logits))
+    draw = {"seed": request.seed or 0, "step": token.step}
+    needs = RECORDS[name].needs
+    if needs and request.sampling[needs] == RECORDS[needs].off:
+        request = request.at(**{needs: RECORDS[needs].high})
     rows = []
     for value in values.tolist():
         stages, sampling = token.stages(request.at(**{name: value}))
-        rows.append(mask_logits(token.run(stages, token.logits), **sampling))
+        rows.append(mask_logits(token.run(stages, token.logits), **sampling, **draw))
     masked = torch.stack(rows)
     nats = torch.special.entr(softmax(masked)).sum(-1)
     return Curve(

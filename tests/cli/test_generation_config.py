@@ -14,7 +14,6 @@ pytest.importorskip("typer", reason="needs the `cli` extra")
 pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from explorer import ask_view, request_of, serving
-from transformers import GenerationConfig
 
 from fused_sampler import sample
 from fused_sampler.cli import main
@@ -43,21 +42,17 @@ CONFIGS = {
     "bias": ({"sequence_bias": [[[BEST], -9.0], [[SECOND], 2.0]]}, True),
     "decay": ({"exponential_decay_length_penalty": [2, 1.9], "eos_token_id": [SECOND]}, False),
     "guidance": ({"guidance_scale": 2.0}, True),
-    "typical": ({"typical_p": 0.3}, True),
     "watermark": ({"watermarking_config": {"bias": 4.0, "seeding_scheme": "lefthash"}}, True),
     "renormalized": ({"renormalize_logits": True}, False),
     "several": (
         {
             "repetition_penalty": 1.3,
-            "typical_p": 0.8,
             "watermarking_config": {"bias": 2.0},
             "renormalize_logits": True,
         },
         True,
     ),
 }
-if hasattr(GenerationConfig(), "top_h"):  # from transformers 5 on
-    CONFIGS["entropy"] = ({"top_h": 0.3}, True)
 SAMPLINGS = [[], ["--temperature", "0.8", "--top-k", "60", "--top-p", "0.95", "--min-p", "0.001"]]
 
 
@@ -173,30 +168,20 @@ def test_explorer_shows_what_it_draws_from(configured, name):
         assert row.observed == pytest.approx(1000 * (row.end - row.start), abs=70)
 
 
-@pytest.mark.parametrize(
-    ("name", "step"),
-    [
-        ("typical", "the generation config"),
-        pytest.param(
-            "entropy",
-            "the generation config",
-            marks=pytest.mark.skipif("entropy" not in CONFIGS, reason="needs transformers 5"),
-        ),
-        ("repetition penalty", "top-k"),
-    ],
-)
-def test_explorer_names_what_drops_a_token(configured, name, step):
-    explorer = Explorer(load_model(configured(CONFIGS[name][0])))
+def test_explorer_names_what_drops_a_token(configured):
+    settings = {**CONFIGS["suppressed"][0], "repetition_penalty": 1.3}
+    explorer = Explorer(load_model(configured(settings)))
     view = explorer.view(request_of(top_k=10))
-    assert step in {row.dropped_by for row in view.rows}
-    assert {row.dropped_by for row in view.rows} <= {None, "top-k", "the generation config"}
+    assert {row.dropped_by for row in view.rows} == {None, "top-k"}
+    forbidden = [row for row in explorer.view(request_of()).rows if row.dropped_by]
+    assert {row.dropped_by for row in forbidden} <= {"the generation config"}
 
 
 def test_call_in_python_is_from_the_scores_where_a_processor_follows(configured):
-    settings = CONFIGS["typical"][0]
+    settings = CONFIGS["watermark"][0]
     explorer = Explorer(load_model(configured(settings)))
     view = explorer.view(request_of(temperature=0.8, epsilon_cutoff=0.01, seed=3))
-    assert view.call == "sample(scores, epsilon_cutoff=0.01, seed=3, step=0)"
+    assert view.call == "sample(scores, seed=3, step=0)"
 
 
 def test_call_in_python_draws_from_the_logits_of_the_table(configured):
@@ -232,7 +217,6 @@ NOTED = {
     "return_dict_in_generate": True,
     "forced_eos_token_id": 5,
     "min_length": 0,
-    "typical_p": 1.0,
     "stop_strings": ["ab"],
     "max_time": 100.0,
 }
@@ -263,8 +247,8 @@ def test_plot_applies_and_tells_it_too(configured, run, tmp_path, monkeypatch):
 
     figures = []
     monkeypatch.setattr(plot, "save", lambda figure, path: figures.append(figure))
-    model = configured({"suppress_tokens": [BEST], "typical_p": 0.5})
-    note = "the model's generation config applies suppress_tokens (1 id), typical_p 0.5\n"
+    model = configured({"suppress_tokens": [BEST], "renormalize_logits": True})
+    note = "the model's generation config applies suppress_tokens (1 id), renormalize_logits\n"
     out = tmp_path / "sky.svg"
     done = run("plot", PROMPT, "--model", model, "--temperature", 0, 1, "--top", 60, "--out", out)
     assert (done.status, done.err) == (0, note)
@@ -275,13 +259,6 @@ def test_plot_applies_and_tells_it_too(configured, run, tmp_path, monkeypatch):
     explorer = Explorer(load_model(model))
     for top_k, kept in list(zip(line.get_xdata(), line.get_ydata(), strict=True))[::9]:
         assert explorer.view(request_of(top_k=int(top_k))).table.kept == kept
-
-
-def test_typical_sampling_is_not_told_of_greedy_decoding(configured, table):
-    model = configured({"typical_p": 0.5, "repetition_penalty": 1.1})
-    both = "the model's generation config applies repetition_penalty 1.1"
-    assert table(model)["notes"] == [f"{both}, typical_p 0.5"]
-    assert table(model, "--temperature", 0)["notes"] == [both]
 
 
 def test_nothing_is_told_of_a_config_without_such_settings(folder, table, run):
@@ -344,7 +321,7 @@ def test_what_cannot_be_followed_is_left_out_and_told(
         {"max_new_tokens": 3},
         {"seed": 5},
         {"temperature": 0.3, "top_k": 1, "top_p": 0.1, "min_p": 0.5, "epsilon_cutoff": 0.3},
-        {"eta_cutoff": 0.3},
+        {"eta_cutoff": 0.3, "typical_p": 0.2},
         {"top_n_sigma": 0.1, "top_a": 1.0},  # which transformers passes on
         {"do_sample": False},
     ],

@@ -21,6 +21,7 @@ from transformers import (  # noqa: E402
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+from transformers.generation import logits_process  # noqa: E402
 
 from fused_sampler import SamplingParams, mask_logits  # noqa: E402
 from fused_sampler.filters import FILTERS  # noqa: E402
@@ -35,7 +36,11 @@ ALL_FOUR = [
     MinPLogitsWarper(0.05),
 ]
 PENALTY = RepetitionPenaltyLogitsProcessor(1.3)
-TYPICAL = TypicalLogitsWarper(0.8)
+# A filter that stays: what it leaves of a token it drops is no -inf.
+TYPICAL = TypicalLogitsWarper(0.8, filter_value=-1e4)
+NEEDS_TOP_H = pytest.mark.skipif(
+    not hasattr(logits_process, "TopHLogitsWarper"), reason="this transformers has no top-h"
+)
 
 
 def _kinds(stages):
@@ -159,7 +164,8 @@ def test_every_value_is_a_plain_number():
 
 
 def test_a_parameter_has_a_warper_or_is_our_own():
-    assert {*PLACEHOLDERS, *OWN} == set(PARAMETERS) and not PLACEHOLDERS.keys() & set(OWN)
+    mirostat = {"mirostat_tau", "mirostat_eta"}
+    assert {*PLACEHOLDERS, *OWN} == {*PARAMETERS, *mirostat} and not PLACEHOLDERS.keys() & set(OWN)
     known = {f.name for f in FILTERS if f.hf and hasattr(transformers, f.hf[0])}
     assert set(PLACEHOLDERS) == {"temperature", *known}
 
@@ -258,7 +264,9 @@ def test_random_logits_without_ties_are_masked_alike(name, vocab):
 MASS = 1e-6  # what fp32 softmax and cumulative sums may be off by, as a share of the mass
 
 
-def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff, eta_cutoff):
+def _allowed_to_differ(
+    logits, temperature, top_k, top_p, min_p, epsilon_cutoff, eta_cutoff, typical_p=1.0, top_h=1.0
+):
     """Tokens [B, V] on which the two may differ, in fp64: where the contract breaks with
     Hugging Face's rule, and where its fp32 sums cannot tell the sides of a boundary.
 
@@ -266,6 +274,8 @@ def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff,
       contract keeps all of them, Hugging Face as many as sorting put first);
     - min-p, epsilon, eta: tokens whose probability is within a share of MASS of the threshold;
       what epsilon and eta renormalise over is known to that as well, and so is the entropy.
+    - top-h and typical, each alone: tokens at which the sum of entropy or of mass is within 10
+      times MASS of the boundary.
     Top-k must agree without exception.
     """
     x = logits.double() / temperature
@@ -292,7 +302,31 @@ def _allowed_to_differ(logits, temperature, top_k, top_p, min_p, epsilon_cutoff,
     near = (near_top_p | straddles) & (top_p < 1)
     near |= (near_min_p & (min_p > 0)) | (near_epsilon & (epsilon_cutoff > 0))
     near |= near_eta & (eta_cutoff > 0)
+    if top_h < 1:
+        best = x >= x.topk(100).values[:, -1:]
+        among_best = x.masked_fill(~best, -torch.inf).softmax(1)
+        near |= _near_sum(p, x, torch.special.entr(among_best), 100, top_h)
+        hundredth, next_best = x.topk(101).values[:, -2:].split(1, dim=1)
+        near |= hundredth == next_best  # one of which Hugging Face leaves out
+    surprise = -p.log()
+    distance = (surprise - torch.special.entr(p).sum(1, keepdim=True)).abs()
+    near |= _near_sum(p, -distance, p, p.shape[1], typical_p)
     return near, straddles
+
+
+def _near_sum(p, rank, measure, most, share):
+    """Tokens at which the sum of a measure, from the highest rank down, passes a share of that over
+    the `most` best, or nearly does; and those whose rank cannot be told from theirs."""
+    if share == 1.0:
+        return torch.zeros_like(p, dtype=torch.bool)
+    order = rank.argsort(1, descending=True)
+    best = order[:, : min(most, order.shape[1])]
+    sums = measure.gather(1, best).cumsum(1)
+    bound = share * sums[:, -1:]
+    last = [(sums < bound * (1 + slip)).sum(1) for slip in (-10 * MASS, 10 * MASS)]
+    ranks = rank.gather(1, best)
+    high, low = (ranks.gather(1, i.clamp(max=best.shape[1] - 1)[:, None]) for i in last)
+    return (rank <= high + 10 * MASS) & (rank >= low - 10 * MASS)
 
 
 def _shares(logits, temperature, **filters):
@@ -326,6 +360,10 @@ def _eta(share, eta_cutoff):
         {"temperature": 1.7, "eta_cutoff": 4e-3},
         {"temperature": 1.2, "top_k": 500, "min_p": 1e-3, "eta_cutoff": 0.02},
         {"temperature": 1.5, "top_k": 900, "epsilon_cutoff": 5e-4, "eta_cutoff": 0.1},
+        {"typical_p": 0.2},
+        {"temperature": 1.4, "typical_p": 0.9},
+        pytest.param({"top_h": 0.4}, marks=NEEDS_TOP_H),
+        pytest.param({"temperature": 1.4, "top_h": 0.9}, marks=NEEDS_TOP_H),
     ],
     ids=str,
 )
@@ -339,6 +377,8 @@ def test_real_logits_are_masked_alike_ties_and_rounding_aside(params):
         "min_p": MinPLogitsWarper,
         "epsilon_cutoff": EpsilonLogitsWarper,
         "eta_cutoff": EtaLogitsWarper,
+        "typical_p": TypicalLogitsWarper,
+        "top_h": getattr(logits_process, "TopHLogitsWarper", None),
     }
     ours, theirs = _both([makers[name](value) for name, value in params.items()], logits)
     kept, theirs_kept = ours > -torch.inf, theirs > -torch.inf
@@ -348,7 +388,7 @@ def test_real_logits_are_masked_alike_ties_and_rounding_aside(params):
     assert not ((kept != theirs_kept) & ~allowed).any()
     cut_after = any(full[name] > 0 for name in ("min_p", "epsilon_cutoff", "eta_cutoff"))
     assert cut_after or kept[straddles].all(), "all ties at a boundary are kept"
-    assert kept.gather(1, logits.argmax(1, keepdim=True)).all()
+    assert "typical_p" in params or kept.gather(1, logits.argmax(1, keepdim=True)).all()
     if "top_p" in params:
         assert (kept.sum(1) < logits.shape[1]).all(), "the filter should do something"
 

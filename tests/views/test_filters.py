@@ -24,10 +24,11 @@ from fused_sampler.models.load import load_model
 from fused_sampler.params import PARAMETERS, RECORDS
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
-from fused_sampler.views.parameters import COMMON, MORE, SWEPT
+from fused_sampler.views.parameters import COMMON, MORE, OFFERED, SWEPT
 from fused_sampler.views.sweep import sweep
 
 ROOT = Path(fused_sampler.__file__).parent
+OFF = {record.name: record.off for record in OFFERED}
 COLD = {"temperature": 0.5}  # where every filter drops most tokens somewhere on its axis
 SEEDS = 16
 each_filter = pytest.mark.parametrize("record", FILTERS, ids=lambda record: record.name)
@@ -53,6 +54,8 @@ def biting(token):
     """Of a filter: a value that keeps some of the tokens in the explorer's table, and not all."""
 
     def value_of(record):
+        if record.needs:  # it takes away the best
+            return 0.1
         curve = sweep(token, request_of(**COLD), record.name)
         kept, value = min(zip(curve.kept, curve.values, strict=True), key=lambda p: abs(p[0] - 10))
         assert 1 < kept < TOP
@@ -61,15 +64,25 @@ def biting(token):
     return value_of
 
 
+def _values(record, biting):
+    """The filter's parameters that let it bite."""
+    needed = {record.needs: 1.0} if record.needs else {}
+    return {record.name: biting(record), **needed}
+
+
+def _options(values):
+    return [part for name, value in values.items() for part in (f"--{label(name)}", str(value))]
+
+
 @each_filter
 def test_inspect_filters(record, folder, logits, biting, capsys):
-    value = biting(record)
+    filters = _values(record, biting)
     arguments = ["inspect", PROMPT, "--model", folder, "--json", "--temperature", "0.5"]
-    assert main([*arguments, f"--{label(record.name)}", str(value)]) == 0
+    assert main([*arguments, *_options(filters)]) == 0
     found = json.loads(capsys.readouterr().out)
-    kept = int((mask_logits(logits, **COLD, **{record.name: value}) > -math.inf).sum())
-    assert found["kept"] == kept
-    assert found["sampling"] == {**vars(SamplingParams()), **COLD, record.name: value}
+    kept = int((mask_logits(logits, **COLD, **filters, seed=0) > -math.inf).sum())
+    assert found["kept"] == kept < 257
+    assert found["sampling"] == {**OFF, **COLD, **filters}
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 257  # off is off
 
@@ -78,9 +91,8 @@ def test_inspect_filters(record, folder, logits, biting, capsys):
 def test_generate_filters(record, folder, token, biting, capsys):
     """Each seed writes the token that `sample` draws of the filtered logits."""
     arguments = ["generate", PROMPT, "--model", folder, "--max-new-tokens", "1", "--seed", "0"]
-    filters = {**COLD, record.name: biting(record)}
-    options = [part for name, value in filters.items() for part in (f"--{label(name)}", str(value))]
-    assert main([*arguments, "--num-samples", str(SEEDS), *options]) == 0
+    filters = COLD | _values(record, biting)
+    assert main([*arguments, "--num-samples", str(SEEDS), *_options(filters)]) == 0
     written = capsys.readouterr().out
     plain, drawn = (
         [int(sample(token.logits, **how, seed=seed)) for seed in range(SEEDS)]
@@ -112,13 +124,15 @@ def test_a_value_out_of_range_is_refused_in_the_librarys_words(record, command, 
 
 @each_filter
 def test_explorer_filters(record, explorer, biting):
-    value = biting(record)
+    filters = _values(record, biting)
     with serving(explorer) as server:
-        status, view = ask_view(server, temperature="0.5", **{record.name: str(value)})
-        assert (status, view["table"]["sampling"][record.name]) == (200, value)
+        asked = {name: str(value) for name, value in filters.items()}
+        status, view = ask_view(server, temperature="0.5", **asked)
+        assert (status, view["table"]["sampling"]) == (200, {**OFF, **COLD, **filters})
         dropped = {row["dropped_by"] for row in view["rows"]}
         assert dropped == {label(record.name), None}
-        assert f"{record.name}={value}" in view["call"]
+        for name, value in filters.items():
+            assert f"{name}={value}" in view["call"] or value == OFF[name]
         status, answer = ask_view(server, **{record.name: "x"})
         assert (status, answer["field"]) == (400, record.name)
         assert record.remedy in answer["error"]
@@ -134,7 +148,7 @@ def test_help_has_the_common_ones_first_and_a_panel_of_the_others(command, capsy
     )
     seed = [] if command == "plot" else ["--seed"]
     assert common == ["--temperature", "--top-k", "--top-p", "--min-p", *seed]
-    assert more == [f"--{label(name)}" for name in PARAMETERS if f"--{label(name)}" not in common]
+    assert more == [f"--{label(name)}" for name in OFF if f"--{label(name)}" not in common]
 
 
 def test_page_has_an_input_for_each(explorer):
@@ -143,7 +157,7 @@ def test_page_has_an_input_for_each(explorer):
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     shown = [*COMMON, *MORE]
     assert [setting["name"] for setting in data["settings"]] == [record.name for record in shown]
-    assert {record.name for record in shown} == set(PARAMETERS)
+    assert {record.name for record in shown} == set(PARAMETERS) - {"mirostat_mu"}
     assert [setting["more"] for setting in data["settings"]] == [record in MORE for record in shown]
     for setting in data["settings"]:
         assert (
@@ -156,11 +170,12 @@ def test_page_has_an_input_for_each(explorer):
 def test_sweep_covers_the_axis(token, record):
     logits, name = token.logits, record.name
     curve = sweep(token, request_of(), name)
+    needed = {record.needs: 1.0} if record.needs else {}
     ends = record.axis.low, min(record.axis.high, len(logits))
     assert (curve.values[0], curve.values[-1]) == pytest.approx(ends)
     assert curve.values == sorted(set(curve.values))
     for value, kept in list(zip(curve.values, curve.kept, strict=True))[::7]:
-        masked = mask_logits(logits, **{name: record.kind(value)})
+        masked = mask_logits(logits, **{name: record.kind(value)}, **needed, seed=0)
         assert kept == int((masked > -torch.inf).sum())
     assert len(curve.values) > 20
 
@@ -176,9 +191,10 @@ def test_plot_sweeps_and_tells(record, folder, biting, tmp_path, monkeypatch, ca
     assert main([*arguments, "--sweep", label(record.name)]) == 0
     assert figures[-1].axes[0].get_xlabel() == label(record.name)
     assert (figures[-1].axes[0].get_xscale() == "log") == record.axis.log
-    value = biting(record)
-    assert main([*arguments, f"--{label(record.name)}", str(value)]) == 0
-    assert f"{label(record.name)} {value:g}" in figures[-1].get_suptitle()
+    filters = _values(record, biting)
+    assert main([*arguments, *_options(filters)]) == 0
+    for name, value in filters.items():
+        assert f"{label(name)} {value:g}" in figures[-1].get_suptitle()
 
 
 def test_no_front_end_names_a_filter():
