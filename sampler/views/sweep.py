@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def sweep(token: NextToken, request: Request, name: str) -> Curve:
     Where it does nothing without another, that is at its highest if it is off.
     """
     values = _grid(name, len(token.logits))
-    draw = {"seed": request.seed or 0, "step": token.step}
+    draw: dict[str, Any] = {"seed": request.seed or 0, "step": token.step}
     needs = RECORDS[name].needs
     if needs and request.sampling[needs] == RECORDS[needs].off:
         request = request.at(**{needs: RECORDS[needs].high})
