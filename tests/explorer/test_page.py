@@ -25,8 +25,8 @@ from fused_sampler.explorer.text import Explorer
 from fused_sampler.explorer.view import SAMPLES, TOP
 from fused_sampler.filters.top_p import TOP_P
 from fused_sampler.models.load import LoadedModel, load_model
-from fused_sampler.params import PARAMETERS, TEMPERATURE
-from fused_sampler.views.parameters import COMMON, MORE, SWEPT
+from fused_sampler.params import TEMPERATURE
+from fused_sampler.views.parameters import COMMON, MORE, OFFERED, SWEPT
 
 REQUEST = request_of(temperature=0.8, top_k=40, top_p=0.95, seed=7)
 SAMPLING = REQUEST.sampling
@@ -140,12 +140,11 @@ def _is_open(page):
 
 
 def test_filters_that_few_use_are_folded_away(page):
-    shown = {name: page.find(name).is_displayed() for name in PARAMETERS}
-    common = [record.name for record in COMMON]
-    assert shown == {name: name in common for name in PARAMETERS}
+    shown = {record.name: page.find(record.name).is_displayed() for record in OFFERED}
+    assert shown == {record.name: record in COMMON for record in OFFERED}
     assert page.text("more-name") == "More filters"
     page.find("more-name").send_keys(Keys.SPACE)
-    assert all(page.find(name).is_displayed() for name in PARAMETERS)
+    assert all(page.find(record.name).is_displayed() for record in OFFERED)
     page.find("more-name").send_keys(Keys.SPACE)
     assert not _is_open(page)
 
@@ -689,7 +688,7 @@ def test_every_input_has_a_name(page):
         """return [...document.querySelectorAll("input, textarea, button")].map((e) =>
              e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent)"""
     )
-    assert len(names) == 8 + len(PARAMETERS) + len(SWEPT)
+    assert len(names) == 8 + len(OFFERED) + len(SWEPT)
     assert all(names)
 
 
