@@ -1,6 +1,6 @@
 """Top-h: the best tokens that hold a share of the entropy of the best hundred (contract section 4).
 
-    e[i] = (u[i] * floor((l - z[i]) * 2**20)) >> 14,  u the weight beside the row's best token
+    e[i] = (u[i] * floor((l - z[i]) * 2**26)) >> 20,  u the weight beside the row's best token
 
 At most 99 logits lie above the hundredth; those that tie with it have one e.
 Traffic: the blocks that hold them, three times.
@@ -30,8 +30,8 @@ def entropy_of(row, key, log2_total):
     """A token's part of the entropy, int64."""
     x = value_of(key)
     z = max((x - row.maximum) * row.c, np.float32(-64.0))
-    below = np.int64((log2_total - np.float64(z)) * 1048576.0)
-    return (np.int64(token_weight(x, row.maximum, row.c)) * below) >> np.int64(14)
+    below = np.int64((log2_total - np.float64(z)) * 67108864.0)
+    return (np.int64(token_weight(x, row.maximum, row.c)) * below) >> np.int64(20)
 
 
 @device

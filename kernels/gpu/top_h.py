@@ -1,6 +1,6 @@
 """Top-h: the best tokens that hold a share of the entropy of the best hundred (device functions).
 
-    e[i] = (u[i] * floor((l - z[i]) * 2**20)) >> 14,  u the weight beside the row's best token
+    e[i] = (u[i] * floor((l - z[i]) * 2**26)) >> 20,  u the weight beside the row's best token
 
 At most 99 logits lie above the hundredth; those that tie with it have one e (contract section 4).
 
@@ -28,8 +28,8 @@ def entropy_of(row, key, log2_total, SHIFT: tl.constexpr):
     """The parts of the entropy of tokens with these keys, int64."""
     x = value_of(key, SHIFT)
     z = tl.maximum((x - row.max) * row.c, -64.0)
-    below = ((log2_total - z.to(tl.float64)) * 1048576.0).to(tl.int64)
-    return (token_weights(x, row.max, row.c).to(tl.int64) * below) >> 14
+    below = ((log2_total - z.to(tl.float64)) * 67108864.0).to(tl.int64)
+    return (token_weights(x, row.max, row.c).to(tl.int64) * below) >> 20
 
 
 @triton.jit

@@ -25,9 +25,9 @@ def _keep(table: BlockTable, kept: torch.Tensor, h: torch.Tensor) -> torch.Tenso
     x, order = table.x.masked_fill(~kept, -torch.inf).sort(descending=True)
     among = kept & (table.x >= x[:, min(BEST, x.shape[-1]) - 1, None])
     mass = table.mass(among)[:, None]
-    below = ((log2_mass(mass) - table.z.clamp(min=-64.0).double()) * 2.0**20).long()
+    below = ((log2_mass(mass) - table.z.clamp(min=-64.0).double()) * 2.0**26).long()
     weights = token_weights(table.x, table.row_max[:, None], table.c[:, None])
-    entropy = ((weights * below) >> 14) * among
+    entropy = ((weights * below) >> 20) * among
     upto = entropy.gather(-1, order).cumsum(-1)
     ties = torch.searchsorted(-x, -table.x, right=True) - 1  # the last that is as good
     upto = upto.gather(-1, ties.clamp(min=0))

@@ -27,12 +27,13 @@ from transformers import (  # noqa: E402
     T5Config,
     T5ForConditionalGeneration,
     TextIteratorStreamer,
+    WatermarkingConfig,
     pipeline,
 )
 
 from fused_sampler import SamplingParams  # noqa: E402
 from fused_sampler.hf import fused_generate, patch, patched, unpatch  # noqa: E402
-from fused_sampler.params import PARAMETERS, RECORDS  # noqa: E402
+from fused_sampler.params import PARAMETERS, SETTINGS  # noqa: E402
 
 hf_patch = importlib.import_module("fused_sampler.hf.patch")
 
@@ -307,13 +308,39 @@ BY_PROMPT = {
     "eta_cutoff": torch.tensor([0.0, 0.1]),
     "top_n_sigma": torch.tensor([0.0, 1.5]),
     "top_a": torch.tensor([0.5, 0.0]),
+    "top_h": torch.tensor([0.6, 1.0]),
+    "typical_p": torch.tensor([1.0, 0.7]),
+    "temperature_last": torch.tensor([True, False]),
+    "xtc_threshold": torch.tensor([0.02, 0.1]),
+    "xtc_probability": torch.tensor([0.0, 0.7]),
+    "mirostat_mu": torch.tensor([4.0, torch.inf]),
+    "mirostat_tau": torch.tensor([0.0, 2.0]),
+    "mirostat_eta": torch.tensor([0.1, 0.9]),
 }
 OWN = hf_patch.warpers.OWN  # those that transformers does not know
-STRICT = {"top_n_sigma": 0.5, "top_a": 1.0}  # of them: values that drop most tokens
+# Of them: a value with which most tokens are never drawn, and what else it takes for that.
+STRICT = {
+    "top_n_sigma": 0.5,
+    "top_a": 1.0,
+    "temperature_last": True,
+    "xtc_threshold": 0.01,
+    "xtc_probability": 1.0,
+    "mirostat_mu": 2.0,
+    "mirostat_tau": 1.0,
+    "mirostat_eta": 1.0,
+}
+if "top_h" in OWN:  # before transformers 5
+    STRICT["top_h"] = 0.3
+BESIDE = {
+    "temperature_last": {"min_p": 0.1},
+    "xtc_threshold": {"xtc_probability": 0.9},
+    "xtc_probability": {"xtc_threshold": 0.02},
+    "mirostat_eta": {"mirostat_tau": 3.0},
+}
 
 
 def test_every_parameter_may_be_a_tensor():
-    assert set(BY_PROMPT) == set(PARAMETERS) == {*hf_patch.warpers.PLACEHOLDERS, *OWN}
+    assert set(BY_PROMPT) == {*PARAMETERS, *OWN} == {*hf_patch.warpers.PLACEHOLDERS, *OWN}
     assert set(STRICT) == set(OWN)
 
 
@@ -322,23 +349,30 @@ def test_values_by_prompt_change_what_is_drawn(model, name):
     """Or the tests of them would say nothing."""
     patch(model)
     call = {"do_sample": True, "max_new_tokens": 20, "top_k": 0, "seed": torch.tensor([3, 4])}
-    plain = model.generate(PROMPTS, **call, temperature=2.0)
-    given = {"temperature": 2.0, name: BY_PROMPT[name]}
-    assert not torch.equal(model.generate(PROMPTS, **call | given), plain)
+    call |= {"temperature": 2.0, **BESIDE.get(name, {})}
+    plain = model.generate(PROMPTS, **call)
+    assert not torch.equal(model.generate(PROMPTS, **call | {name: BY_PROMPT[name]}), plain)
 
 
-@pytest.mark.parametrize("names", [*([name] for name in BY_PROMPT), list(BY_PROMPT)], ids=str)
+FILTERING = [
+    name for name in BY_PROMPT if not name.startswith("mirostat_")
+]  # which takes their place
+
+
+@pytest.mark.parametrize(
+    "names", [*([name] for name in BY_PROMPT), FILTERING, list(BY_PROMPT)], ids=str
+)
 @pytest.mark.parametrize("sequences", [1, 3])
 def test_a_value_a_prompt_is_that_of_its_prompt_alone(model, names, sequences):
     patch(model)
     call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, "num_return_sequences": sequences}
+    beside = BESIDE.get(names[0], {}) if len(names) == 1 else {}
     call |= {name: BY_PROMPT[name] for name in names}
-    together = model.generate(PROMPTS, **call, seed=torch.tensor([3, 4]))
-    off = {record.name: record.off for record in RECORDS.values()}
+    together = model.generate(PROMPTS, **call, **beside, seed=torch.tensor([3, 4]))
     for prompt in range(2):
         alone = {name: BY_PROMPT[name][prompt].item() for name in names}
-        alone = {name: value for name, value in alone.items() if value != off[name]}
-        call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, **alone}
+        alone = {name: value for name, value in alone.items() if value != SETTINGS[name].off}
+        call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, **beside, **alone}
         expected = model.generate(
             PROMPTS[prompt : prompt + 1],
             **call,
@@ -359,9 +393,10 @@ def test_a_value_a_returned_row(model):
 
 
 def test_tensors_apply_where_their_warpers_stand(model):
-    """typical_p stays in the list, behind top-p: the tensor must still act before it."""
+    """A watermark stays in the list, behind top-p: the tensor must still act before it."""
     patch(model)
-    call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, "typical_p": 0.7, "seed": 5}
+    call = {"do_sample": True, "max_new_tokens": 8, "top_k": 0, "seed": 5}
+    call["watermarking_config"] = WatermarkingConfig(bias=3.0)
     numbers = {"temperature": 1.5, "top_p": 0.8}
     tensors = {name: torch.tensor([value] * 2) for name, value in numbers.items()}
     expected = model.generate(PROMPTS, **call, **numbers)
@@ -402,6 +437,7 @@ def how(request, model):
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_number_is_that_number_for_each_prompt(model, how, name):
+    how = {**how, **BESIDE.get(name, {})}
     drawn = _own(model, how, **{name: STRICT[name]})
     tensors = [torch.full((rows,), STRICT[name]) for rows in (1, len(PROMPTS))]
     assert all(torch.equal(_own(model, how, **{name: each}), drawn) for each in tensors)
@@ -410,11 +446,11 @@ def test_a_number_is_that_number_for_each_prompt(model, how, name):
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_tensor_in_a_call_of_fused_generate(model, name):
-    how = {"custom_generate": fused_generate, "num_return_sequences": 2}
-    seeds = {"seed": torch.tensor([1, 2, 3, 4])}
+    how = {"custom_generate": fused_generate, "num_return_sequences": 2, **BESIDE.get(name, {})}
+    seeds, no = {"seed": torch.tensor([1, 2, 3, 4])}, SETTINGS[name].off
     strict, off = (_own(model, how, **seeds, **{name: v}) for v in (STRICT[name], None))
-    mixed = _own(model, how, **seeds, **{name: torch.tensor([STRICT[name], RECORDS[name].off])})
-    rows = _own(model, how, **seeds, **{name: torch.tensor([0.0, STRICT[name], 0.0, 0.0])})
+    mixed = _own(model, how, **seeds, **{name: torch.tensor([STRICT[name], no])})
+    rows = _own(model, how, **seeds, **{name: torch.tensor([no, STRICT[name], no, no])})
     assert torch.equal(mixed, torch.cat([strict[:2], off[2:]]))
     assert torch.equal(rows, torch.cat([off[:1], strict[1:2], off[2:]]))
     assert not torch.equal(strict, off)
@@ -423,6 +459,7 @@ def test_a_tensor_in_a_call_of_fused_generate(model, name):
 @pytest.mark.parametrize("place", ["the call", "the model"])
 @pytest.mark.parametrize("name", OWN)
 def test_a_generation_config_may_hold_it(model, how, name, place):
+    how = {**how, **BESIDE.get(name, {})}
     strict, off = (_own(model, how, **{name: value}) for value in (STRICT[name], None))
     if place == "the model":
         setattr(model.generation_config, name, STRICT[name])
@@ -432,7 +469,7 @@ def test_a_generation_config_may_hold_it(model, how, name, place):
         setattr(held["generation_config"], name, STRICT[name])
     assert torch.equal(_own(model, how, **held), strict)
     assert torch.equal(_own(model, how, **held, **{name: None}), strict)
-    assert torch.equal(_own(model, how, **held, **{name: RECORDS[name].off}), off)
+    assert torch.equal(_own(model, how, **held, **{name: SETTINGS[name].off}), off)
 
 
 def test_a_loop_that_no_generate_of_ours_has_called(model):
@@ -464,9 +501,10 @@ def test_a_sampler_is_given_numbers_as_numbers(model):
     assert not any(isinstance(params.top_n_sigma, torch.Tensor) for params in seen)
 
 
-@pytest.mark.parametrize("value", [0.5, torch.tensor([0.5, 0.5])], ids=["number", "tensor"])
+@pytest.mark.parametrize("by_prompt", [False, True], ids=["number", "tensor"])
 @pytest.mark.parametrize("name", OWN)
-def test_of_greedy_decoding_it_is_a_warning(model, how, name, value):
+def test_of_greedy_decoding_it_is_a_warning(model, how, name, by_prompt):
+    value = BY_PROMPT[name] if by_prompt else STRICT[name]
     with pytest.warns(UserWarning, match=f"{name} was given, but greedy decoding draws") as told:
         _own(model, how, do_sample=False, seed=None, **{name: value})
     assert [warning.filename for warning in told if name in str(warning.message)] == [__file__]
@@ -486,7 +524,7 @@ def test_other_modes_refuse_it_by_name(model, given):
 @pytest.mark.parametrize("given", ["None", "off"])
 def test_what_is_off_is_not_given(model, recwarn, name, given):
     patch(model)
-    off = {name: None if given == "None" else RECORDS[name].off}
+    off = {name: None if given == "None" else SETTINGS[name].off}
     for beams in (1, 2):
         call = {"do_sample": False, "num_beams": beams, "max_new_tokens": 3, "seed": None}
         assert torch.equal(_own(model, {}, **call, **off), _own(model, {}, **call))
