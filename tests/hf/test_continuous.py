@@ -5,6 +5,7 @@
 
 import asyncio
 import importlib
+import math
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -18,12 +19,14 @@ transformers = pytest.importorskip("transformers", reason="needs the `hf` extra"
 from tiny_transformers import tiny_llama  # noqa: E402
 from transformers import (  # noqa: E402
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     TopPLogitsWarper,
 )
 
 from fused_sampler import mask_logits, sample  # noqa: E402
-from fused_sampler.hf import patch, patched, unpatch  # noqa: E402
-from fused_sampler.params import PARAMETERS  # noqa: E402
+from fused_sampler.hf import patch, patched, unpatch, warpers  # noqa: E402
+from fused_sampler.params import PARAMETERS, RECORDS  # noqa: E402
 
 hf_patch = importlib.import_module("fused_sampler.hf.patch")
 continuous = hf_patch.continuous
@@ -249,6 +252,12 @@ def test_parameters_of_each_request(model, only_ours):
         "eta_cutoff": [0.0, 0.0, 0.1, 0.0],
         "top_n_sigma": [0.0, 0.0, 1.5, 2.0],
         "top_a": [0.3, 0.0, 0.0, 0.0],
+        "top_h": [1.0, 1.0, 0.9, 1.0],
+        "typical_p": [0.95, 1.0, 1.0, 1.0],
+        "temperature_last": [False, True, True, False],
+        "xtc_threshold": [0.05, 0.1, 0.1, 0.1],
+        "xtc_probability": [0.5, 0.0, 0.0, 0.0],
+        "mirostat_mu": [6.0, math.inf, math.inf, math.inf],
     }
     assert set(own) == set(PARAMETERS)
     drawn = _batch(model, seed=SEEDS, **own)
@@ -259,27 +268,45 @@ def test_parameters_of_each_request(model, only_ours):
     assert [drawn[1], drawn[3]] == [greedy[1], greedy[3]] and drawn[0] != greedy[0]
 
 
-OWN = {"top_n_sigma": [0.0, 0.6, 1.0, 0.0], "top_a": [1.0, 0.0, 0.4, 0.0]}
-HOT = {"seed": SEEDS, "temperature": 2.0}  # where these matter
+OWN = {
+    "top_n_sigma": [0.0, 0.6, 1.0, 0.0],
+    "top_a": [1.0, 0.0, 0.4, 0.0],
+    "temperature_last": [True, False, True, False],
+    "xtc_threshold": [0.1, 0.01, 0.02, 0.1],
+    "xtc_probability": [1.0, 0.0, 0.8, 0.0],
+    "mirostat_mu": [1.0, math.inf, 2.0, math.inf],
+}
+BESIDE = {  # what it takes for them to matter
+    "temperature_last": {"min_p": 0.1},
+    "xtc_threshold": {"xtc_probability": 0.9},
+    "xtc_probability": {"xtc_threshold": 0.02},
+}
+HOT = {"seed": SEEDS, "temperature": 2.0}  # so does this
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_what_transformers_does_not_know_of_each_request(model, name, only_ours):
-    plain, drawn = _batch(model, **HOT), _batch(model, **HOT, **{name: OWN[name]})
+    beside = BESIDE.get(name, {})
+    plain = _batch(model, **HOT, **beside)
+    drawn = _batch(model, **HOT, **beside, **{name: OWN[name]})
     for row, value in enumerate(OWN[name]):
         alone = {"seed": SEEDS[row], "temperature": 2.0, name: value}
-        assert drawn[row] == _alone(model, PROMPTS[row], **alone)
-        assert (drawn[row] == plain[row]) == (value == 0)
-    assert _batch(model, **HOT, **{name: torch.tensor(OWN[name])}) == drawn
+        assert drawn[row] == _alone(model, PROMPTS[row], **beside, **alone)
+        assert (drawn[row] == plain[row]) == (value == RECORDS[name].off)
+    assert _batch(model, **HOT, **beside, **{name: torch.tensor(OWN[name])}) == drawn
     with _manager(model, _settings(temperature=2.0)) as manager:
         names = [
-            manager.add_request(prompt, seed=seed, **{name: value})
+            manager.add_request(prompt, seed=seed, **beside, **{name: value})
             for prompt, seed, value in zip(PROMPTS, SEEDS, OWN[name], strict=True)
         ]
         assert [result.generated_tokens for result in _results(manager, names)] == drawn
 
 
-@pytest.mark.parametrize("name", OWN)
+def test_each_of_them_is_tried():
+    assert set(OWN) == set(PARAMETERS) - set(warpers.PLACEHOLDERS)
+
+
+@pytest.mark.parametrize("name", ["top_n_sigma", "top_a"])
 def test_a_configuration_may_hold_what_transformers_does_not_know(model, name, only_ours):
     settings = _settings()
     setattr(settings, name, 0.6)
@@ -564,9 +591,25 @@ def test_log_probabilities_of_greedy_requests(model, do_sample):
         assert all(value == 0 if do_sample else value < 0 for value in output.logprobs)
 
 
-def test_processors_that_stay_run_before_and_between(model):
-    """Suppressed tokens are taken out before the warpers, typical_p's behind them."""
-    for own in ({"suppress_tokens": list(range(2, 40))}, {"typical_p": 0.7}):
+class Cubed(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return scores**3 / 20
+
+
+@pytest.fixture
+def cubed(model, monkeypatch):
+    """A processor of the model's own that follows the warpers."""
+    plain = type(model)._get_logits_processor
+
+    def with_one_more(self, *args, **kwargs):
+        return LogitsProcessorList([*plain(self, *args, **kwargs), Cubed()])
+
+    monkeypatch.setattr(type(model), "_get_logits_processor", with_one_more)
+
+
+def test_processors_that_stay_run_before_and_behind(model, cubed):
+    """Suppressed tokens are taken out before the warpers, the model's own comes behind them."""
+    for own in ({"suppress_tokens": list(range(2, 40))}, {}):
         settings = _settings(temperature=1.3, top_p=0.9, **own)
         expected = [
             model.generate(torch.tensor([p]), generation_config=settings, seed=s)[
@@ -578,9 +621,9 @@ def test_processors_that_stay_run_before_and_between(model):
         assert _batch(model, settings=settings, batching=batching, seed=SEEDS) == expected
 
 
-def test_a_parameter_that_only_requests_name_stands_where_its_warper_would(model):
-    """Before typical_p, whatever its configuration sets beside."""
-    settings = _settings(typical_p=0.7)
+def test_a_parameter_that_only_requests_name_stands_where_its_warper_would(model, cubed):
+    """Before the model's own, whatever the configuration sets."""
+    settings = _settings()
     batching = _batching(drop_unsupported_processors=False)
     hot = torch.tensor([2.5])
     seeds = list(range(8))

@@ -242,9 +242,9 @@ class Convert(LogitsProcessor):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("warper", [{}, {"top_p": 0.9}, {"typical_p": 0.8}], ids=str)
+@pytest.mark.parametrize("warper", [{}, {"top_p": 0.9}, {"renormalize_logits": True}], ids=str)
 def test_scores_that_a_processor_made_wider_or_narrower_are_sampled(gpt2, dtype, warper):
-    """A user's processors stand before the warpers; typical_p stays, behind those that leave."""
+    """A user's processors stand before the warpers; that which renormalises stays behind them."""
     call = {"input_ids": _prompts(), "do_sample": True, "max_new_tokens": 5, "top_k": 0}
     call |= {**EVERYTHING, **warper}
     out = _fused(gpt2, **call, logits_processor=LogitsProcessorList([Convert(dtype)]))
