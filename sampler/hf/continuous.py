@@ -34,7 +34,15 @@ from transformers.generation.continuous_batching.requests import (
 
 from ..api import mask_logits, sample
 from ..contract.draws import signed_word
-from ..params import PARAMETERS, RECORDS, SamplingParams, check_names, check_number
+from ..params import (
+    PARAMETERS,
+    RECORDS,
+    TEMPERATURE,
+    TEMPERATURE_LAST,
+    SamplingParams,
+    check_names,
+    check_number,
+)
 from . import warpers
 from .call import SEED_GAP, is_on, own_settings
 from .loop import argmax
@@ -296,6 +304,12 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
             name: _read_column(columns[row], RECORDS[name].kind)
             for row, name in enumerate(PARAMETERS)
         }
+        late = {}  # the temperature of rows that divide behind all that stays
+        if self.samples and TEMPERATURE.name not in self._drawn:
+            first, late[TEMPERATURE.name] = warpers.apart(
+                values[TEMPERATURE.name], values[TEMPERATURE_LAST.name]
+            )
+            values[TEMPERATURE.name] = first
         for stage in self._stages:
             if isinstance(stage, LogitsProcessorList):
                 for processor in stage:
@@ -304,7 +318,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
             else:
                 own = {name: values[name] for name in stage}
                 scores = mask_logits(scores, validate=False, **own)
-        self.draw = {name: values[name] for name in self._drawn}
+        self.draw = {name: values[name] for name in self._drawn} | late
         self.draw["seed"] = columns[-3:-1].T.contiguous().view(torch.int64)[:, 0]
         self.draw["step"] = columns[-1]
         return scores

@@ -67,7 +67,7 @@ def split(
         if name is not None:
             open_call[name] = left.pop(name, fused_value(processor))
             if name == "temperature" and last is not False:
-                open_call[name], drawn = _apart(open_call[name], last)
+                open_call[name], drawn = apart(open_call[name], last)
         elif stages and isinstance(stages[-1], LogitsProcessorList):
             stages[-1].append(processor)
         else:
@@ -79,7 +79,7 @@ def split(
     return stages, SamplingParams(**open_call) if open_call else OFF
 
 
-def _apart(temperature: Any, last: bool | torch.Tensor) -> tuple[Any, Any]:
+def apart(temperature: Any, last: bool | torch.Tensor) -> tuple[Any, Any]:
     """The temperature before the filters, and the one for the draw; 1 where it is the other."""
     if isinstance(last, bool):
         return 1.0, temperature

@@ -638,6 +638,20 @@ def test_a_parameter_that_only_requests_name_stands_where_its_warper_would(model
     assert drawn == expected != _batch(model, prompts, settings, batching, seed=seeds)
 
 
+@pytest.mark.parametrize("last", [False, True, [True, False, True, False]], ids=str)
+def test_a_temperature_behind_all_that_stays(model, cubed, last):
+    """The filters before it see none, and so does what follows them."""
+    settings = _settings(min_p=0.1)
+    batching = _batching(drop_unsupported_processors=False)
+    drawn = _batch(model, PROMPTS, settings, batching, **HOT, temperature_last=last)
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        own = last[row] if isinstance(last, list) else last
+        ids = torch.tensor([prompt])
+        call = {"seed": seed, "temperature": 2.0, "temperature_last": own}
+        rows = model.generate(ids, generation_config=settings, **call)
+        assert drawn[row] == rows[0, len(prompt) :].tolist()
+
+
 def test_a_warper_that_stays_has_the_configuration_s_value_and_no_request_s(model):
     settings = _settings(top_p=0.9, num_beams=2)  # transformers then keeps two tokens at least
     settings._eos_token_tensor = None
