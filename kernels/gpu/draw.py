@@ -15,8 +15,6 @@ PyTorch twin: `sample` in `fused_sampler.contract.reference`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -142,7 +140,7 @@ def _draw_kernel(
     # Nothing reaches the threshold of an invalid row: its sums may not be there.
     threshold = tl.where(valid, lowest_key(SHAPE.SHIFT), 0x7FFFFFFF)
     kept = 0
-    end: Any = None  # all reach up to the maximum
+    end = None  # all reach up to the maximum
     if settled.tops_ptr is not None:
         end = key_of(row.max, SHAPE.SHIFT) + 1
     if greedy:
@@ -180,7 +178,7 @@ def _draw_kernel(
     tl.store(settled.thresholds_ptr + pid_b, value_of(threshold, SHAPE.SHIFT))
     tl.store(settled.masses_ptr + pid_b, mass)
     if settled.tops_ptr is not None:
-        tl.store(settled.tops_ptr + pid_b, value_of(end - 1, SHAPE.SHIFT))
+        tl.store(settled.tops_ptr + pid_b, value_of(end - 1, SHAPE.SHIFT))  # type: ignore
     if info is not None:
         raw = Table(row.table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
         raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))

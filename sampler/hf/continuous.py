@@ -167,6 +167,7 @@ class FusedManager(ContinuousBatchingManager):
         settings |= getattr(input_ids, "settings", {})
         settings = {name: value for name, value in settings.items() if value is not None}
         self.logit_processor.check_kwargs(settings)
+        settings = {name: value for name, value in settings.items() if name not in _FOLLOWING}
         if "seed" not in settings:
             fresh = torch.randint(2**63 - 1, (), generator=self._seeds, device="cpu")
             settings["seed"] = int(fresh)
@@ -175,7 +176,7 @@ class FusedManager(ContinuousBatchingManager):
 
     def add_requests(self, inputs: Any, *args: Any, **kwargs: Any) -> list[str]:
         """As transformers', with parameters and seeds as numbers or with one a prompt."""
-        own = {name: kwargs.pop(name) for name in ("seed", *PARAMETERS) if name in kwargs}
+        own = {name: kwargs.pop(name) for name in OF_REQUESTS if name in kwargs}
         if own:
             inputs = with_settings(inputs, own, self.num_return_sequences)
         return super().add_requests(inputs, *args, **kwargs)
@@ -201,6 +202,12 @@ def warn_of_greedy(settings: dict[str, Any]) -> None:
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise for a parameter or seed of a request that is of the wrong kind or out of range."""
     values = {name: value for name, value in settings.items() if value is not None}
+    for name in _FOLLOWING:
+        if is_on(name, values.pop(name, None)):
+            raise ValueError(
+                f"{name} follows a text from token to token, which continuous batching does not; "
+                "leave it out, or call generate."
+            )
     if "seed" in values:
         signed_word("seed", values.pop("seed"))
     check_names(None, values)
@@ -226,9 +233,9 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         }
         if config.temperature is not None:  # near 0 too, where `generate` divides
             own["temperature"] = config.temperature
-        others = {n: value for n, value in own_settings(config).items() if value is not None}
+        others = own_settings(config)
         check_settings(others)
-        own.update(others)
+        own.update({name: others[name] for name in _OWN if others[name] is not None})
         self._defaults = {name: own.get(name, r.kind(r.off)) for name, r in RECORDS.items()}
 
         # What is no warper of ours by its kind or its other attributes stays, with its own value.
@@ -255,7 +262,8 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         if known != kwargs:
             logger.warning(f"Ignored of a request: {', '.join(kwargs.keys() - known.keys())}.")
         check_settings(known)
-        if lost := self.samples and [n for n in known if n not in ("seed", *self._names)]:
+        effective = ("seed", *_FOLLOWING, *self._names)
+        if lost := self.samples and [name for name in known if name not in effective]:
             raise ValueError(
                 f"{lost[0]} of a request has no effect, for the generation config asks for a "
                 f"warper of {lost[0]} that the fused sampler does not replace; set it there."

@@ -300,7 +300,7 @@ def _generate_batch(
     if continuous is None:
         return _init_continuous_batching(original, model)
     config = {"generation_config": kwargs.get("generation_config", next(iter(args), None))}
-    own = {name: kwargs.pop(name) for name in ("seed", *PARAMETERS) if name in kwargs}
+    own = {name: kwargs.pop(name) for name in continuous.OF_REQUESTS if name in kwargs}
     generator = kwargs.pop("generator", None)
     sequences = _setting("num_return_sequences", model, **config) or 1
     if call := _open_call(model):  # `generate` was told to use a paged cache
