@@ -48,9 +48,14 @@ from .call import SEED_GAP, is_on, own_settings
 from .loop import argmax
 from .protocol import warn_caller
 
+_OWN = tuple(name for name in warpers.OWN if name in PARAMETERS)
+_FOLLOWING = tuple(
+    name for name in warpers.OWN if name not in PARAMETERS
+)  # the text: no request can
+OF_REQUESTS = ("seed", *PARAMETERS, *_FOLLOWING)
+
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two
 # halves of the seed, then the step.
-_OWN = tuple(name for name in warpers.OWN if name in PARAMETERS)
 _ROWS = len(PARAMETERS) + 3
 _LARGEST = {int: 2**31 - 1, float: torch.finfo(torch.float32).max}
 _CHILD = re.compile(r"__child#(\d+)$")  # transformers' name for a prompt's further sequences
@@ -68,7 +73,7 @@ _OF_MANAGERS = (
 )
 
 # What `add_request` takes beside sampling parameters.
-_OF_REQUESTS = inspect.signature(ContinuousBatchingManager.add_request).parameters
+_OF_ADD_REQUEST = inspect.signature(ContinuousBatchingManager.add_request).parameters
 
 
 def is_fused(manager: Any) -> bool:
@@ -161,7 +166,7 @@ class FusedManager(ContinuousBatchingManager):
         """
         if not self.is_tp_driver:  # it gets the requests of the one that is, seeds included
             return None
-        settings = {name: kwargs.pop(name) for name in [*kwargs] if name not in _OF_REQUESTS}
+        settings = {name: kwargs.pop(name) for name in [*kwargs] if name not in _OF_ADD_REQUEST}
         if not self.logit_processor.samples:
             warn_of_greedy(settings)
         settings |= getattr(input_ids, "settings", {})

@@ -474,6 +474,31 @@ def test_greedy_decoding_warns_of_a_seed(model):
         manager.add_request(PROMPTS[0], seed=3)
 
 
+def test_mirostat_is_refused_by_name(model):
+    settings = _settings()
+    settings.mirostat_tau = 2.0
+    ids, paged = torch.tensor([PROMPTS[0]]), {"cache_implementation": "paged"}
+    paged |= {"continuous_batching_config": _batching(), "generation_config": _settings()}
+    with _manager(model) as manager:
+        calls = [
+            lambda: _batch(model, settings=settings),
+            lambda: _batch(model, mirostat_tau=2.0),
+            lambda: _batch(model, mirostat_tau=[0.0, 2.0, 0.0, 0.0]),
+            lambda: model.generate(ids, **paged, mirostat_tau=2.0),
+            lambda: manager.add_request(PROMPTS[0], mirostat_tau=2.0),
+            lambda: manager.add_requests(PROMPTS, mirostat_tau=2.0),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="mirostat_tau follows a text from token to tok"):
+                call()
+        name = manager.add_request(PROMPTS[0], seed=3, mirostat_tau=0.0, mirostat_eta=None)
+        [result] = _results(manager, [name])
+    plain = _alone(model, PROMPTS[0], seed=3)
+    assert result.generated_tokens == plain
+    rows = model.generate(ids, **paged, seed=torch.tensor([3]), mirostat_tau=0.0)
+    assert rows[0, 0, 3:].tolist() == plain
+
+
 @pytest.mark.parametrize("values", [{"top_a": 0.5}, {"top_n_sigma": [0.0, 1.0, 0.0, 0.0]}], ids=str)
 def test_greedy_decoding_warns_of_what_transformers_does_not_know(model, values, recwarn):
     (name,) = values
