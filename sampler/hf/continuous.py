@@ -49,9 +49,8 @@ from .loop import argmax
 from .protocol import warn_caller
 
 _OWN = tuple(name for name in warpers.OWN if name in PARAMETERS)
-_FOLLOWING = tuple(
-    name for name in warpers.OWN if name not in PARAMETERS
-)  # the text: no request can
+# Those of a bound that follows the text, as no request's can.
+_FOLLOWING = tuple(name for name in warpers.OWN if name not in PARAMETERS)
 OF_REQUESTS = ("seed", *PARAMETERS, *_FOLLOWING)
 
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two

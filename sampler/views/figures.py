@@ -151,7 +151,7 @@ def _lines(parts: Sequence[str]) -> str:
     """The parts with commas between them, on as many lines as the figure's width asks for."""
     text, length = parts[0], len(parts[0])
     for part in parts[1:]:
-        fits = length + len(part) < 90
+        fits = length + len(part) < 80
         text += f", {part}" if fits else f",\n{part}"
         length = (length + 2 if fits else 0) + len(part)
     return text

@@ -23,12 +23,11 @@ from fused_sampler import mask_logits, sample, softmax
 from fused_sampler.cli import main
 from fused_sampler.cli import plot as cli_plot
 from fused_sampler.models.load import LoadedModel, load_model
-from fused_sampler.params import PARAMETERS
 from fused_sampler.views.figures import draw_panels
 from fused_sampler.views.inspect import inspect_token
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
-from fused_sampler.views.parameters import SWEPT
+from fused_sampler.views.parameters import OFFERED, SWEPT
 from fused_sampler.views.request import Request
 
 PROMPT = "The sky is"
@@ -295,16 +294,21 @@ def test_title_of_many_filters_has_lines_that_fit():
     everything = {
         **{"top_k": 50, "top_p": 0.95, "min_p": 0.001, "epsilon_cutoff": 1.2345e-4},
         **{"eta_cutoff": 0.012345, "top_n_sigma": 12.25, "top_a": 0.012345},
+        **{"top_h": 0.95, "typical_p": 0.875, "xtc_threshold": 0.25, "xtc_probability": 0.125},
+        "temperature_last": True,
     }
-    assert {"temperature", *everything} == set(PARAMETERS)
+    assert {"temperature", *everything} == {record.name for record in OFFERED}
     figure = panels_of(["a", "b"], [2.0, 1.0], model="W" * 60, **everything)
     figure.draw_without_rendering()
     box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert box.x0 >= 0 and box.x1 <= width and box.y1 <= height
     lines = figure.get_suptitle().split("\n")
-    said = " ".join(lines[1:]).split(", ")
-    assert said[1:] == [f"{label(name)} {everything[name]:g}" for name in PARAMETERS[1:]]
-    assert len(lines) == 3
+    said = " ".join(lines[1:]).split(", ")[1:]
+    assert sorted(said) == sorted(
+        label(name) if value is True else f"{label(name)} {value:g}"
+        for name, value in everything.items()
+    )
+    assert len(lines) == 5
 
 
 class Words:
@@ -388,7 +392,12 @@ def test_temperatures_differ_in_lightness(count):
 
 @pytest.mark.parametrize("name", [label(record.name) for record in SWEPT])
 def test_sweep_is_what_the_sampler_does(draw, logits, name):
-    fixed = {"temperature": {"top_p": 0.9}, "top-p": {"top_k": 99}}.get(name, {})
+    fixed = {
+        "temperature": {"top_p": 0.9},
+        "top-p": {"top_k": 99},
+        "xtc-threshold": {"temperature": 0.3, "xtc_probability": 1.0},
+        "xtc-probability": {"temperature": 0.3, "xtc_threshold": 0.03},
+    }.get(name, {})
     options = [word for k, v in fixed.items() for word in ("--" + k.replace("_", "-"), v)]
     _, (count, entropy) = draw("--sweep", name, *options)
     values, kept = count.lines[0].get_data()
@@ -397,10 +406,11 @@ def test_sweep_is_what_the_sampler_does(draw, logits, name):
         value = int(value) if name == "top-k" else float(value)
         sampling = {**fixed, name.replace("-", "_"): value}
         assert kept[place] == sample(logits, **sampling, seed=0, return_info=True).kept
-        p = mask_logits(logits, **sampling).double().softmax(-1)
+        p = mask_logits(logits, **sampling, seed=0).double().softmax(-1)
         bits = float(-(p * p.log2()).nansum())
         assert entropy.lines[0].get_ydata()[place] == pytest.approx(bits, abs=1e-4)  # fp32 sums
-    assert len(set(kept)) > 10
+    # XTC drops few, or with a probability those few or none.
+    assert len(set(kept)) > {"xtc-threshold": 3, "xtc-probability": 1}.get(name, 10)
     assert count.get_xlabel() == entropy.get_xlabel() == name
 
 
