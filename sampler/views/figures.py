@@ -18,7 +18,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from ..params import RECORDS, TEMPERATURE
 from .inspect import Inspection, spelling
@@ -115,7 +115,12 @@ def draw_sweep(inspection: Inspection, curves: Sequence[Curve], name: str) -> Fi
         panel.set_xmargin(0.01)
         if RECORDS[name].axis.log:
             _logarithmic(panel, "x")
-    _logarithmic(count, "y")
+    kept = [number for curve in curves for number in curve.kept]
+    if max(kept) >= 10 * min(kept):
+        _logarithmic(count, "y")
+    else:  # a scale of powers of ten might have none to show
+        count.yaxis.set_major_locator(MaxNLocator(integer=True))
+        count.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     entropy.set_ylim(bottom=0)
     if name != "temperature":
         handles = entropy.get_lines()

@@ -173,6 +173,22 @@ def test_folded_filters_show_where_one_is_on(driver, explorer, record):
         assert page.problems() == []
 
 
+@pytest.mark.parametrize("height", [600, 900])
+def test_buttons_stay_in_reach_of_many_filters(driver, server, height):
+    page = Page(driver, server.url, height=height)
+    page.find("more-name").click()
+    bottom = page.run("return document.getElementById('undo').getBoundingClientRect().bottom")
+    left_out = page.run("return document.querySelector('.controls').getBoundingClientRect().top")
+    assert bottom - left_out <= height
+    assert height < 900 or bottom <= height
+    last = page.find(OFFERED[-1].name)
+    page.run("arguments[0].focus()", last)
+    box = page.run("return arguments[0].getBoundingClientRect().bottom", last)
+    seed = page.run("return document.getElementById('seed').getBoundingClientRect().top")
+    assert box <= seed
+    assert page.problems() == []
+
+
 def test_field_that_is_wrong_is_not_hidden(page):
     page.run(  # as a page that the browser filled in with what was there before
         """const field = document.getElementById("top_a");
