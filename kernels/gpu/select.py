@@ -209,8 +209,11 @@ def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
     floor = tl.maximum(low, lowest_kept(row, filters, SHAPE))
     count = 0  # as long as the table's sums are those of the whole row
     typical_first = is_typical_first(filters, row.vocab_size)
-    if filters.typical_p is not None:
-        if rounds is None:
+    mass, depth = tl.zeros([], tl.int64), tl.zeros([], tl.int64)
+    if typical_first:
+        if filters.typical_p is None:
+            pass
+        elif rounds is None:
             mass = tl.sum(load_group_mass(row, row.table, low, row.c, SHAPE))
             depth = whole_row_depth(row, SHAPE)
         else:
