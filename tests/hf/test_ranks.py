@@ -16,6 +16,8 @@ RANK = Path(__file__).parents[1] / "helpers" / "rank.py"
 
 
 def test_ranks_of_a_tensor_parallel_model_draw_the_same(tmp_path):
+    if transformers.__version__.startswith("4."):
+        pytest.importorskip("accelerate", reason="transformers 4 shards with it")
     torch.manual_seed(0)
     tiny_llama().save_pretrained(tmp_path)
     ranks = [
