@@ -68,8 +68,7 @@ def lay_out(kind, address, vocab, c, scratch):
     words = memory.pointer(address, kind)
     best = summarize(words, vocab, c, lines.maxima, lines.sums, False)
     maximum = arithmetic.value_of(best)
-    none = np.float32(-np.inf)
-    return space.Row(words, vocab, num_blocks, maximum, c, vocab, 1.0, none, none), lines
+    return space.Row(words, vocab, num_blocks, maximum, c, 0), lines  # no filters are read
 
 
 @compiling.device
