@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, Literal, overload
 
 import torch
@@ -147,17 +148,21 @@ def mask_logits(
     )
 
 
+def keyword_parameters(names: Iterable[str]) -> list[inspect.Parameter]:
+    """Sampling parameters of these names, for a function's signature."""
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Parameter"
+        )
+        for name in names
+    ]
+
+
 def _name_the_filters(function: Any) -> None:
     """Let `help` and editors show each filter instead of `**filters`."""
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    filters = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Parameter"
-        )
-        for name in PARAMETERS
-        if name not in signature.parameters
-    ]
+    filters = keyword_parameters(n for n in PARAMETERS if n not in signature.parameters)
     at = next(i for i, p in enumerate(named) if p.kind is p.KEYWORD_ONLY)
     function.__signature__ = signature.replace(parameters=[*named[:at], *filters, *named[at:]])
 

@@ -21,6 +21,7 @@ from .params import (
     TEMPERATURE_LAST,
     Parameter,
     SamplingParams,
+    is_on,
 )
 
 NAMES = (MIROSTAT_TAU.name, MIROSTAT_ETA.name)
@@ -30,11 +31,6 @@ _REPLACED = [
     for name, record in RECORDS.items()
     if name not in (TEMPERATURE.name, TEMPERATURE_LAST.name, MIROSTAT_MU.name)
 ]
-
-
-def is_on(tau: Parameter) -> bool:
-    """Whether a row may follow mirostat."""
-    return isinstance(tau, torch.Tensor) or bool(tau)
 
 
 def first_bound(tau: Parameter, batch: int, device: torch.device) -> torch.Tensor:
@@ -72,7 +68,7 @@ def without_filters(tau: Parameter, values: Mapping[str, Any]) -> dict[str, Any]
 def apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Mirostat's parameters among others, nothing where it is off; and the others."""
     others = {name: value for name, value in values.items() if name not in NAMES}
-    if not is_on(values.get(MIROSTAT_TAU.name)):
+    if not is_on(MIROSTAT_TAU.name, values.get(MIROSTAT_TAU.name)):
         return {}, others
     return {name: values[name] for name in NAMES if name in values}, others
 

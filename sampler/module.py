@@ -21,6 +21,7 @@ from .params import (
     check_names,
     check_number,
     check_tensor,
+    is_on,
 )
 
 _KEEP: Any = object()
@@ -88,7 +89,7 @@ class FusedSampler(nn.Module):
         if overrides.get("generator") is None:
             arguments["seed"] = self.seed
         arguments |= overrides
-        if mirostat.is_on(self.mirostat_tau) and "mirostat_mu" not in overrides:
+        if is_on(MIROSTAT_TAU.name, self.mirostat_tau) and "mirostat_mu" not in overrides:
             return self._follow(logits, arguments, advances="step" not in overrides)
         output = sample(logits, **arguments)
         if "step" not in overrides:
@@ -141,7 +142,7 @@ class FusedSampler(nn.Module):
     def reset(self, seed: Seed = _KEEP) -> None:
         """Go back to step 0, with another seed if one is given (None: unseeded)."""
         self.step.zero_()
-        if mirostat.is_on(self.mirostat_tau):
+        if is_on(MIROSTAT_TAU.name, self.mirostat_tau):
             self.mirostat_mu = MIROSTAT_MU.off
         if seed is not _KEEP:
             self.seed = None if seed is None else seed_tensor(seed).to(self.step.device, copy=True)

@@ -194,12 +194,15 @@ def resolve_rows(
     return _build_rows(params, batch, vocab, logits.device)
 
 
+def is_on(name: str, value: Any) -> bool:
+    """Whether the value of a parameter, a number, a tensor or None, may change a draw."""
+    return isinstance(value, torch.Tensor) or value not in (None, SETTINGS[name].off)
+
+
 def uses_chance(params: SamplingParams | None = None, **values: Any) -> bool:
     """Whether a row may leave to chance what its filters keep."""
-    chance = values.get(XTC_PROBABILITY.name)
-    if params is not None:
-        chance = getattr(params, XTC_PROBABILITY.name)
-    return isinstance(chance, torch.Tensor) or bool(chance)
+    name = XTC_PROBABILITY.name
+    return is_on(name, values.get(name) if params is None else getattr(params, name))
 
 
 def check_names(params: SamplingParams | None, values: dict[str, Any]) -> None:
@@ -256,13 +259,12 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
     filters["epsilon_cutoff"] = torch.maximum(epsilon, -mu)
     threshold, asked = beside(filters["xtc_threshold"], chance)
     filters["xtc_threshold"] = threshold.masked_fill(asked == 0, torch.inf)
-    own = temperature.expand(batch), c.expand(batch)
-    seen = own[1]
-    last, alone = beside(values_of(TEMPERATURE_LAST), c)
-    if params.temperature_last is not None and params.temperature_last is not False:
-        seen = torch.where(last, torch.full_like(alone, LOG2_E), alone).expand(batch)
     columns = {name: column.expand(batch) for name, column in filters.items()}
-    return RowParams(*own, seen, chance.expand(batch), columns)
+    c = seen = c.expand(batch)
+    if is_on(TEMPERATURE_LAST.name, params.temperature_last):
+        last, own = beside(values_of(TEMPERATURE_LAST), c)
+        seen = torch.where(last, torch.full_like(own, LOG2_E), own)
+    return RowParams(temperature.expand(batch), c, seen, chance.expand(batch), columns)
 
 
 def check_number(name: str, value: object, where: str = "") -> None:

@@ -13,13 +13,13 @@ from typer.core import TyperCommand
 from ..filters import Parameter
 from ..params import TEMPERATURE
 from ..views.numbers import SEED, Number, label, read_parameter
-from ..views.parameters import COMMON, MORE
+from ..views.parameters import MORE, OFFERED
 from ..views.request import FieldError, Request, check_text
 
 # Of the options that say what to draw from.
 PANEL = "Sampling"
 MORE_PANEL = "More filters"
-FILTERS = [record for record in (*COMMON, *MORE) if record is not TEMPERATURE]
+FILTERS = [record for record in OFFERED if record is not TEMPERATURE]
 
 
 def number(wanted: Number, help: str, metavar: str = "COUNT", **more: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .philox import multiply_high, philox, random_bits
+from .philox import multiply_high, random_bits, random_words
 
 Seed = int | torch.Tensor | None
 Step = int | torch.Tensor
@@ -28,9 +28,7 @@ class Draws(NamedTuple):
     def third_words(self, batch: int, device: torch.device) -> torch.Tensor:
         """The third output word of each row's first draw, int64 [B]: XTC's chance."""
         seed, step, stream = self._words(batch, device)
-        key = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
-        counter = step & 0xFFFFFFFF, (step >> 32) & 0xFFFFFFFF, stream, torch.zeros_like(stream)
-        return philox(key, counter)[2]
+        return random_words(seed, step, stream, 0)[2]
 
     def _words(self, batch: int, device: torch.device) -> list[torch.Tensor]:
         """Seed, step and stream, int64 [B]."""

@@ -31,10 +31,15 @@ def philox(key: tuple[Words, Words], counter: tuple[Words, ...]) -> tuple[Words,
     return c0, c1, c2, c3
 
 
+def random_words(seed: Words, step: Words, stream: Words, draw: Words) -> tuple[Words, ...]:
+    """The four words of a draw (contract section 6)."""
+    key = seed & _MASK, (seed >> 32) & _MASK
+    return philox(key, (step & _MASK, (step >> 32) & _MASK, stream, draw))
+
+
 def random_bits(seed: Words, step: Words, stream: Words, draw: Words) -> tuple[Words, Words]:
     """The high and the low half of `U`, the 64 random bits of contract section 6."""
-    key = seed & _MASK, (seed >> 32) & _MASK
-    high, low, _, _ = philox(key, (step & _MASK, (step >> 32) & _MASK, stream, draw))
+    high, low, _, _ = random_words(seed, step, stream, draw)
     return high, low
 
 

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..contract.mass import log2_mass
-from .record import Axis, Filter
+from .record import Axis, Filter, log2_column
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
-
-
-def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
-    """fp32 log2(eta); -inf is off."""
-    return values.double().log2().float()
 
 
 def _keep(table: BlockTable, kept: torch.Tensor, log2_eta: torch.Tensor) -> torch.Tensor:
@@ -36,6 +31,6 @@ ETA_CUTOFF = Filter(
     remedy="use a number from 0 to below 1; 0 switches it off",
     axis=Axis(1e-6, 0.1, log=True),
     hf=("EtaLogitsWarper", "epsilon"),
-    column=_column,
+    column=log2_column,
     keep=_keep,
 )

@@ -6,15 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .record import Axis, Filter
+from .record import Axis, Filter, log2_column
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
-
-
-def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
-    """fp32 log2(min_p); -inf is off."""
-    return values.double().log2().float()
 
 
 def _keep(table: BlockTable, kept: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
@@ -31,6 +26,6 @@ MIN_P = Filter(
     remedy="use a number from 0 to 1; 0 switches it off",
     axis=Axis(1e-4, 1.0, log=True),
     hf=("MinPLogitsWarper", "min_p"),
-    column=_column,
+    column=log2_column,
     keep=_keep,
 )

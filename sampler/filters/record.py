@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from ..contract.reference import BlockTable
 
 
+def log2_column(values: torch.Tensor, vocab: int) -> torch.Tensor:
+    """fp32 log2(value); -inf is off."""
+    return values.double().log2().float()
+
+
+def share_column(values: torch.Tensor, vocab: int) -> torch.Tensor:
+    """fp64 (an fp32 value, widened), at most 1, which is off."""
+    return values.double().clamp(max=1.0)
+
+
 @dataclass(frozen=True)
 class Axis:
     """The values worth a look, which a sweep runs over and a slider offers.

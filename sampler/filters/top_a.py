@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..contract.mass import log2_mass
-from .record import Axis, Filter
+from .record import Axis, Filter, log2_column
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
-
-
-def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
-    """fp32 log2(a); -inf is off."""
-    return values.double().log2().float()
 
 
 def _keep(table: BlockTable, kept: torch.Tensor, log2_a: torch.Tensor) -> torch.Tensor:
@@ -34,6 +29,6 @@ TOP_A = Filter(
     help="Keep tokens at least this many times the square of the best one's probability; 0 is off.",
     remedy="use a number from 0 to 1; 0 switches it off",
     axis=Axis(1e-3, 1.0, log=True),
-    column=_column,
+    column=log2_column,
     keep=_keep,
 )

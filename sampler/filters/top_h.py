@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..contract.mass import LOWEST, log2_mass, token_weights
-from .record import Axis, Filter
+from .record import Axis, Filter, share_column
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
 
 BEST = 100  # tokens that are looked at, and ties
-
-
-def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
-    """fp64 (an fp32 value, widened); 1 is off."""
-    return values.double()
 
 
 def _keep(table: BlockTable, kept: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
@@ -45,6 +40,6 @@ TOP_H = Filter(
     remedy="use a number above 0, to 1; 1 switches it off",
     axis=Axis(0.01, 1.0),
     hf=("TopHLogitsWarper", "top_h"),
-    column=_column,
+    column=share_column,
     keep=_keep,
 )

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .record import Axis, Filter
+from .record import Axis, Filter, share_column
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
-
-
-def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
-    """fp64 (an fp32 value, widened) in [0, 1]; 1 is off."""
-    return values.double().clamp(max=1.0)
 
 
 def _keep(table: BlockTable, kept: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -54,6 +49,6 @@ TOP_P = Filter(
     remedy="use a number from 0 to 1; 1 switches it off",
     axis=Axis(0.0, 1.0),
     hf=("TopPLogitsWarper", "top_p"),
-    column=_column,
+    column=share_column,
     keep=_keep,
 )

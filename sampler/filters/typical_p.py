@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .record import Axis, Filter
+from .record import Axis, Filter, share_column
 from .top_p import reached
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
-
-
-def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
-    """fp64 (an fp32 value, widened); 1 is off."""
-    return values.double()
 
 
 def _keep(table: BlockTable, kept: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -38,6 +33,6 @@ TYPICAL_P = Filter(
     remedy="use a number above 0, to 1; 1 switches it off",
     axis=Axis(0.01, 1.0),
     hf=("TypicalLogitsWarper", "mass"),
-    column=_column,
+    column=share_column,
     keep=_keep,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..contract.mass import log2_mass
-from .record import Axis, Filter
+from .record import Axis, Filter, log2_column
 
 if TYPE_CHECKING:
     from ..contract.reference import BlockTable
@@ -17,7 +17,7 @@ _LEAST_LOG2 = -28.0  # lighter tokens may have no mass, and could not be drawn
 
 def _column(values: torch.Tensor, vocab: int) -> torch.Tensor:
     """fp32 log2(t); inf is off."""
-    log2 = values.double().log2().clamp(min=_LEAST_LOG2).float()
+    log2 = log2_column(values, vocab).clamp(min=_LEAST_LOG2)
     return log2.masked_fill(values > 0.5, torch.inf)  # no two tokens are so likely
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from ..contract.draws import check_generator, seed_tensor
-from ..params import SETTINGS, check_number, check_tensor
+from ..params import check_number, check_tensor, is_on
 from . import protocol, warpers
 
 # 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
@@ -202,11 +202,6 @@ class Call:
 def own_settings(config: GenerationConfig) -> dict[str, Any]:
     """What a generation config holds of the parameters that transformers does not know."""
     return {name: getattr(config, name, None) for name in warpers.OWN}
-
-
-def is_on(name: str, value: Any) -> bool:
-    """Whether the value of a parameter, a number, a tensor or None, may change a draw."""
-    return isinstance(value, torch.Tensor) or value not in (None, SETTINGS[name].off)
 
 
 def _by_row(

@@ -42,9 +42,10 @@ from ..params import (
     SamplingParams,
     check_names,
     check_number,
+    is_on,
 )
 from . import warpers
-from .call import SEED_GAP, is_on, own_settings
+from .call import SEED_GAP, own_settings
 from .loop import argmax
 from .protocol import warn_caller
 

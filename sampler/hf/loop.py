@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateNonBeamOutput
 
 from .. import mirostat
-from ..api import mask_logits, sample
+from ..api import keyword_parameters, mask_logits, sample
 from . import protocol, warpers
 from .call import Call, own_settings
 
@@ -99,13 +99,7 @@ def _name_what_transformers_does_not_know() -> None:
     """`generate` hands on the arguments that the callable's signature names, and no others."""
     signature = inspect.signature(fused_generate)
     *named, rest = signature.parameters.values()
-    own = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Parameter"
-        )
-        for name in warpers.OWN
-    ]
-    parameters = [*named, *own, rest]
+    parameters = [*named, *keyword_parameters(warpers.OWN), rest]
     fused_generate.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
 
@@ -177,28 +171,20 @@ def decode(
                     logits = logits.to(torch.float32, copy=True)
                 scores = warpers.run(stages, input_ids, logits)
                 tokens: Any
+                draw: dict[str, Any]
                 if follower is not None:
                     params = follower.params
-                    output = sampler(
-                        scores,
-                        params=params,
-                        seed=draws.seed,
-                        step=step,
-                        validate=False,
-                        return_info=True,
-                    )
+                draw = {"params": params, "seed": draws.seed, "step": step, "validate": False}
+                if follower is not None:
+                    output = sampler(scores, **draw, return_info=True)
                     tokens = output.tokens
                     follower.move(output.logprobs)
                 elif do_sample:
-                    tokens = sampler(
-                        scores, params=params, seed=draws.seed, step=step, validate=False
-                    )
+                    tokens = sampler(scores, **draw)
                 else:
                     tokens = argmax(scores)
                 if "scores" in record and params is not warpers.OFF:
-                    scores = mask_logits(
-                        scores, params=params, seed=draws.seed, step=step, validate=False
-                    )
+                    scores = mask_logits(scores, **draw)
                 record.add(outputs, logits, scores)
                 outputs = None  # the prompt's logits can be large
 
