@@ -42,37 +42,39 @@ _D0, _D1, _D2, _D3, _D4 = (  # 2**f on [-0.5, 0.5] within 2.7e-6
 _PER_UNIT = 2.0**-40
 
 
-@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+# Sums in any order, multiply and add fused where they can.
+near_device = njit(error_model="numpy", fastmath={"reassoc", "contract"})
+
+
+@near_device
+def near_power(x, maximum, c):
+    """`2**z` of a logit, and z."""
+    z = (x - maximum) * c
+    z = z if z > np.float32(-100.0) else np.float32(-100.0)
+    n = np.rint(z)
+    f = z - n
+    p = _D4 * f + _D3
+    p = p * f + _D2
+    p = p * f + _D1
+    p = p * f + _D0
+    return float_of(np.int32(bits_of(p) + np.int32(np.int32(n) << 23))), z
+
+
+@near_device
 def near_sum(logits, first, size, maximum, c):
-    """The sum of `2**((x - maximum) * c)`, in any order, multiply and add fused where they can."""
+    """The sum of `2**((x - maximum) * c)`."""
     total = np.float32(0.0)
     for j in range(size):
-        z = (widen(logits[first + j]) - maximum) * c
-        z = z if z > np.float32(-100.0) else np.float32(-100.0)
-        n = np.rint(z)
-        f = z - n
-        p = _D4 * f + _D3
-        p = p * f + _D2
-        p = p * f + _D1
-        p = p * f + _D0
-        total += float_of(np.int32(bits_of(p) + np.int32(np.int32(n) << 23)))
+        total += near_power(widen(logits[first + j]), maximum, c)[0]
     return total
 
 
-@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+@near_device
 def near_depth_sum(logits, first, size, maximum, c):
     """The same, and the sum of `-z * 2**z`."""
     total, depth = np.float32(0.0), np.float32(0.0)
     for j in range(size):
-        z = (widen(logits[first + j]) - maximum) * c
-        z = z if z > np.float32(-100.0) else np.float32(-100.0)
-        n = np.rint(z)
-        f = z - n
-        p = _D4 * f + _D3
-        p = p * f + _D2
-        p = p * f + _D1
-        p = p * f + _D0
-        power = float_of(np.int32(bits_of(p) + np.int32(np.int32(n) << 23)))
+        power, z = near_power(widen(logits[first + j]), maximum, c)
         total += power
         depth += power * -z
     return total, depth
@@ -81,14 +83,10 @@ def near_depth_sum(logits, first, size, maximum, c):
 @device
 def near_depth(row):
     """The near mass of the row, and its depth: off by twice `ERROR` of itself at most."""
-    mass, depth, size = 0.0, 0.0, GROUP * BLOCK
-    for first in range(0, row.vocab - row.vocab % size, size):
+    mass, depth = 0.0, 0.0
+    for first in range(0, row.vocab, GROUP * BLOCK):
+        size = min(GROUP * BLOCK, row.vocab - first)
         of_group = near_depth_sum(row.logits, first, size, row.maximum, row.c)
-        mass += of_group[0]
-        depth += of_group[1]
-    rest = row.vocab % size
-    if rest > 0:
-        of_group = near_depth_sum(row.logits, row.vocab - rest, rest, row.maximum, row.c)
         mass += of_group[0]
         depth += of_group[1]
     return mass, depth

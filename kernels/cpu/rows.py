@@ -22,8 +22,9 @@ from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .memory import pointer, take_next
 from .near import LEAST_C, UNSURE, draw_near, near_sums
-from .select import lowest_key_from, select, sum_kept
-from .space import Row, at_scale, divide_space, filtered, read_filters, without_xtc
+from .scan import lowest_key_from
+from .select import select, sum_kept
+from .space import Row, at_scale, divide_space, filtered, is_cut_first, read_filters
 from .summarize import fill_sums, summarize
 from .write import write_kept, write_probabilities
 
@@ -131,23 +132,23 @@ def _compile(sources):
             params = pointer(table + 8 * table_stride * b, np.float64)
             temperature, c = np.float32(params[0]), np.float32(params[1])
             filter_c, chance = np.float32(params[2]), params[3]
-            filters = read_filters(pointer(table + 8 * (table_stride * b + 4), np.float64))
             words = pointer(logits + stride_bytes * b, kind)
             greedy = temperature < _GREEDY_BELOW
             own_seed = own_word(seed, seed_stride, b)
             own_step = own_word(step, step_stride, b)
             own_stream = own_word(stream, stream_stride, b)
-            if filters.xtc_log2 < np.inf:
-                _, third = random_bits(own_seed, own_step, own_stream, 0)
-                filters = filters if np.float64(third) < chance else without_xtc(filters)
+            spared = False
+            if chance > 0:
+                spared = np.float64(random_bits(own_seed, own_step, own_stream, 0)[1]) >= chance
+            columns = pointer(table + 8 * (table_stride * b + 4), np.float64)
+            filters = read_filters(columns, spared)
             has_filter = filtered(filters, vocab)
             # Near masses tell nearly every draw; any of many draws may need the exact ones.
             only_tokens = purpose == TOKENS and logprobs == 0
             few_draws = only_tokens and num_samples <= _FEW_DRAWS
             try_near = few_draws and not has_filter and c >= LEAST_C
             # The mass of the whole row is needed by top-p as the first filter, and by the draw.
-            whole = filters.top_k >= vocab and filters.top_h >= 1 and filters.top_n_sigma == np.inf
-            first_is_p = filters.top_p < 1 and whole
+            first_is_p = filters.top_p < 1 and not is_cut_first(filters, vocab)
             with_sums = (not greedy) and (first_is_p or not has_filter) and not try_near
             seen_c = filter_c if has_filter else c
             best = summarize(words, vocab, seen_c, space.maxima, space.sums, with_sums)

@@ -1,4 +1,4 @@
-"""Looks at a row's logits by their keys: the nearest to a limit (device functions).
+"""Looks at a row's keys: where values begin, and the logits nearest to a limit.
 
 Traffic: the blocks that reach the limit, once.
 """
@@ -7,11 +7,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import BLOCK, FORBIDDEN, key_of
+from .arithmetic import BLOCK, FORBIDDEN, LOWEST_KEY, key_of, key_of_float, value_of
 from .compiling import device
 
 _NONE = np.int32(0x7FFFFFFF)  # above all keys
 NONE = np.int64(_NONE)
+
+
+@device
+def z_of(row, key):
+    """`fp32(fp32(x - m) * c)` of a key's logit."""
+    return (value_of(np.int32(key)) - row.maximum) * row.c
+
+
+@device
+def first_key(row, mean, value, low, high):
+    """The lowest key in [low, high) with `fp32(z + mean) >= value`, else `high`."""
+    low = np.int64(low) - 1  # stands for a key that is not
+    while low + 1 < high:
+        middle = (low + high) >> 1
+        if z_of(row, middle) + mean >= value:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+@device
+def lowest_key_from(row, value):
+    """The lowest key with `z >= value`; the best token's at most."""
+    best = np.int64(key_of_float(row.maximum))
+    return first_key(row, np.float32(0.0), value, LOWEST_KEY, best)
 
 
 @device

@@ -34,8 +34,16 @@ from .compiling import device
 from .depth import weigh
 from .near import ERROR, LEAST_C, near_depth, near_sums
 from .refine import guess
-from .scan import NONE, count_between, highest_below, lowest_between
+from .scan import (
+    NONE,
+    count_between,
+    highest_below,
+    lowest_between,
+    lowest_key_from,
+    z_of,
+)
 from .search import COUNT, EXACT, MASS, NEARNESS, search_threshold
+from .space import is_cut_first
 from .spread import largest_root, near_variance, variance
 from .summarize import block_float, block_sum
 from .top_h import BEST, lowest_of_top_h
@@ -60,25 +68,6 @@ def weigh_blocks(row, tops, sums, mass, size):
 def mass_needed(top_p, total):
     """`P = max(1, ceil(p * mass(K)))` (contract section 4)."""
     return max(np.int64(1), np.int64(math.ceil(top_p * np.float64(total))))
-
-
-@device
-def z_of(row, key):
-    """`fp32(fp32(x - m) * c)` of a key's logit."""
-    return (value_of(np.int32(key)) - row.maximum) * row.c
-
-
-@device
-def lowest_key_from(row, value):
-    """The lowest key with `z >= value`, z = fp32(fp32(x - m) * c); the best token's at most."""
-    low, high = np.int64(LOWEST_KEY) - 1, np.int64(key_of_float(row.maximum))
-    while low + 1 < high:
-        middle = (low + high) >> 1
-        if z_of(row, middle) >= value:
-            high = middle
-        else:
-            low = middle
-    return high
 
 
 @device
@@ -306,7 +295,6 @@ def select(row, space):
         low = block_bound(row, space, BEST, low, end)
         low = find(row, space, COUNT, _NO_TYPICAL, BEST, 0, low, end)[0]
         low = lowest_of_top_h(row, space, low, end)
-    is_part = filters.top_n_sigma < np.inf or filters.top_h < 1
     floor = low
     if filters.min_p_log2 > -np.inf:
         floor = max(low, lowest_key_from(row, filters.min_p_log2))
@@ -326,7 +314,7 @@ def select(row, space):
         low = search_threshold(space.keys, space.measure, listed, need, low, end, EXACT)
     elif has_p:
         tops, size = space.maxima, row.num_blocks
-        if is_part or has_k:
+        if is_cut_first(filters, row.vocab):
             start, stop, blocks, listed, above, kept = settle(
                 row, space, low, start, stop, blocks, listed, above
             )

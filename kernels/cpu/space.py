@@ -90,8 +90,8 @@ def divide_space(address, num_blocks, capacity):
 
 
 @device
-def read_filters(columns):
-    """A row's filters from its columns, fp64."""
+def read_filters(columns, spared):
+    """A row's filters from its columns, fp64; without XTC where chance has `spared` the step."""
     return Filters(
         np.float32(columns[0]),
         columns[1],
@@ -102,25 +102,15 @@ def read_filters(columns):
         np.float32(columns[6]),
         np.float32(columns[7]),
         np.float32(columns[8]),
-        np.float32(columns[9]),
+        np.float32(np.inf if spared else columns[9]),
     )
 
 
 @device
-def without_xtc(filters):
-    """The filters at a step that chance spares."""
-    return Filters(
-        filters.top_n_sigma,
-        filters.top_h,
-        filters.top_k,
-        filters.top_p,
-        filters.min_p_log2,
-        filters.typical_p,
-        filters.epsilon_log2,
-        filters.eta_log2,
-        filters.top_a_log2,
-        np.float32(np.inf),
-    )
+def is_cut_first(filters, vocab):
+    """Whether a filter before top-p keeps a part of the row."""
+    by_value = filters.top_n_sigma < np.inf or filters.top_h < 1
+    return filters.top_k < vocab or by_value
 
 
 @device
@@ -128,8 +118,8 @@ def filtered(filters, vocab):
     """Whether a filter is on."""
     f = filters
     by_value = max(f.min_p_log2, f.epsilon_log2, f.eta_log2, f.top_a_log2) > -np.inf
-    by_mass = min(f.top_h, f.top_p, f.typical_p) < 1
-    return f.top_k < vocab or by_mass or by_value or min(f.top_n_sigma, f.xtc_log2) < np.inf
+    by_mass = min(f.top_p, f.typical_p) < 1
+    return is_cut_first(f, vocab) or by_mass or by_value or f.xtc_log2 < np.inf
 
 
 @device

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from fused_sampler.contract import spread
 
 from .arithmetic import BLOCK, FORBIDDEN, LOWEST_FLOAT, value_of, widen
 from .compiling import device
 from .memory import bits_of, float_of
+from .near import GROUP, near_device
 
 _LARGEST = float(np.finfo(np.float32).max)
 _LEAST_EXPONENT = np.int32(spread.LEAST_EXPONENT)
@@ -45,7 +45,7 @@ def block_moments(logits, first, size, block_max):
     return count, np.int64(exponent), total, square
 
 
-@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+@near_device
 def near_moments(logits, first, size, maximum):
     """Of a group's finite logits: count, sum and sum of squares of half of what they lack to it."""
     count, total, square = np.float32(0.0), np.float32(0.0), np.float32(0.0)
@@ -65,15 +65,10 @@ def near_variance(row):
 
     A sum of 256 terms in fp32 is off by 1.6e-5 of itself in any order, a term by 3e-7.
     """
-    count, total, square, size = 0.0, 0.0, 0.0, 4 * BLOCK
-    for first in range(0, row.vocab - row.vocab % size, size):
+    count, total, square = 0.0, 0.0, 0.0
+    for first in range(0, row.vocab, GROUP * BLOCK):
+        size = min(GROUP * BLOCK, row.vocab - first)
         of_group = near_moments(row.logits, first, size, row.maximum)
-        count += of_group[0]
-        total += of_group[1]
-        square += of_group[2]
-    rest = row.vocab % size
-    if rest > 0:
-        of_group = near_moments(row.logits, row.vocab - rest, rest, row.maximum)
         count += of_group[0]
         total += of_group[1]
         square += of_group[2]

@@ -16,6 +16,7 @@ from .arithmetic import BLOCK, key_of_float, token_weight, value_of, widen
 from .collect import reaching
 from .compiling import device
 from .memory import bits_of, float_of, trailing_zeros
+from .scan import first_key
 from .summarize import block_float, block_sum
 
 NEAREST = np.int64(0)
@@ -41,22 +42,9 @@ def ends(row, typical, nearness):
     end = np.int64(key_of_float(row.maximum)) + 1
     if nearness > NEAREST:
         return end, end
-    far = float_of(np.int32(-nearness))
-    below, start = typical.low - 1, end  # `start`: the lowest that is not too far below
-    while below + 1 < start:
-        middle = (below + start) >> 1
-        if (value_of(np.int32(middle)) - row.maximum) * row.c + typical.mean >= -far:
-            start = middle
-        else:
-            below = middle
-    inside, stop = start - 1, end  # `stop`: the lowest that is too far above
-    while inside + 1 < stop:
-        middle = (inside + stop) >> 1
-        if (value_of(np.int32(middle)) - row.maximum) * row.c + typical.mean > far:
-            stop = middle
-        else:
-            inside = middle
-    return start, stop
+    far, beyond = float_of(np.int32(-nearness)), float_of(np.int32(1 - nearness))
+    start = first_key(row, typical.mean, -far, typical.low, end)
+    return start, first_key(row, typical.mean, beyond, start, end)
 
 
 @device

@@ -211,8 +211,8 @@ def table_of_row(table, first):
 
 
 @triton.jit
-def at_scale(row, c):
-    """The row with another `c`."""
+def seen_with(row, c, mean, floor):
+    """The row with another `c`, or with ranks by nearness to `mean` from the key `floor` up."""
     return Row(
         row.logits_ptr,
         row.table,
@@ -221,22 +221,6 @@ def at_scale(row, c):
         row.group_key,
         row.max,
         c,
-        row.vocab_size,
-        row.num_blocks,
-    )
-
-
-@triton.jit
-def ranked_by_nearness(row, mean, floor):
-    """The row with ranks by nearness, of the logits from the key `floor` up."""
-    return Row(
-        row.logits_ptr,
-        row.table,
-        row.list_ptr,
-        row.blocks_ptr,
-        row.group_key,
-        row.max,
-        row.c,
         row.vocab_size,
         row.num_blocks,
         mean,

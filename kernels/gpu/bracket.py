@@ -136,14 +136,28 @@ def bracket_mass(row, group_mass, low, need, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def value_key(row, lowest, low, SHIFT: tl.constexpr):
-    """The lowest key from `low` up whose `fp32(fp32(x - max) * c)` is at least `lowest` (<= 0)."""
-    high = key_of(row.max, SHIFT)  # is: its difference is 0
+def z_of(row, key, SHIFT: tl.constexpr):
+    """`fp32(fp32(x - max) * c)` of a key's logit."""
+    return (value_of(key, SHIFT) - row.max) * row.c
+
+
+@triton.jit
+def first_key(row, mean, least, low, high, SHIFT: tl.constexpr):
+    """The lowest key in [low, high) with z, or `fp32(z + mean)`, from `least` up; else `high`."""
     low -= 1  # stands for a key that is not
     while low + 1 < high:
         mid = middle(low, high)
-        if (value_of(mid, SHIFT) - row.max) * row.c >= lowest:
+        z = z_of(row, mid, SHIFT)
+        if mean is not None:
+            z += mean
+        if z >= least:
             high = mid
         else:
             low = mid
     return high
+
+
+@triton.jit
+def value_key(row, lowest, low, SHIFT: tl.constexpr):
+    """The lowest key from `low` up whose z is `lowest` (<= 0) or more; the best token's at most."""
+    return first_key(row, None, lowest, low, key_of(row.max, SHIFT), SHIFT)

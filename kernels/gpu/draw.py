@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arguments import Column, Table, at_scale, filtered, filters_of_row, of_row
+from .arguments import Column, Table, filtered, filters_of_row, of_row, seen_with
 from .arithmetic import (
     BLOCK,
     GREEDY_BELOW,
@@ -150,7 +150,7 @@ def _draw_kernel(
     elif valid & filtered(filters, vocab_size):
         seen = row
         if filter_c is not None:
-            seen = at_scale(row, of_row(filter_c, pid_b, tl.float32))
+            seen = seen_with(row, of_row(filter_c, pid_b, tl.float32), None, None)
         xtc = filters.xtc_threshold
         if xtc is not None:
             _, third = random_bits(seed, step, stream, 0)

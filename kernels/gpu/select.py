@@ -30,24 +30,26 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .arguments import is_cut_first, is_typical_first, ranked_by_nearness, wants_depth
+from .arguments import is_cut_first, is_typical_first, seen_with, wants_depth
 from .arithmetic import key_of, log2_mass, value_of
 from .bracket import (
     Bracket,
     bracket,
     bracket_count,
     bracket_mass,
+    first_key,
     lowest_kept,
     lowest_of_sigma,
     mass_needed,
     value_key,
+    z_of,
 )
 from .collect import Found, collect, highest_between, lowest_between, trim
 from .depth import depth_between, whole_row_depth
 from .rank import FARTHEST, NEAREST, rank_of, reach_of
 from .refine import refine
 from .rounds import DEPTH, TOTAL, load_found, load_window
-from .search import middle, search_list
+from .search import search_list
 from .settle import next_key, settle
 from .table import load_group_mass
 from .top_h import BEST, lowest_of_top_h
@@ -60,12 +62,6 @@ class Kept(NamedTuple):
     high: Any
     count: Any  # of tokens; 0 or less: of the whole row but so many
     group_mass: Any  # int64 [GROUPS]
-
-
-@triton.jit
-def z_of(row, key, SHIFT: tl.constexpr):
-    """`fp32(fp32(x - max) * c)` of a key's logit."""
-    return (value_of(key, SHIFT) - row.max) * row.c
 
 
 @triton.jit
@@ -99,29 +95,16 @@ def keep_typical(row, p, mean, mass, worst, kept, SHAPE: tl.constexpr):
     `mean` of -z over what is kept, fp64, and its mass; `worst`: what reaches this key holds enough.
     """
     mean = mean.to(tl.float32)
-    near = ranked_by_nearness(row, mean, kept.low)
+    near = seen_with(row, row.c, mean, kept.low)
     first = rank_of(near, value_of(worst, SHAPE.SHIFT), kept.high)
     first = tl.minimum(first, rank_of(near, row.max, kept.high))
     first = tl.where(worst > kept.low, first, FARTHEST)
     around = Bracket(first, tl.full([], NEAREST + 1, tl.int32), mass_needed(p, mass), p < 1)
     nothing = Found(SHAPE.LIST + 1, around.low, 0, tl.zeros([], tl.int64))
     rank, _, group_mass, found = filter_row(near, around, nothing, SHAPE)
-    far = (-rank).to(tl.float32, bitcast=True)
-    low, high = kept.low - 1, kept.high - 1  # the lowest that is not too far below
-    while low + 1 < high:
-        mid = middle(low, high)
-        if z_of(row, mid, SHAPE.SHIFT) + mean >= -far:
-            high = mid
-        else:
-            low = mid
-    start = high
-    low, high = start, kept.high  # the lowest that is too far above
-    while low + 1 < high:
-        mid = middle(low, high)
-        if z_of(row, mid, SHAPE.SHIFT) + mean > far:
-            high = mid
-        else:
-            low = mid
+    far, beyond = (-rank).to(tl.float32, bitcast=True), (1 - rank).to(tl.float32, bitcast=True)
+    start = first_key(row, mean, -far, kept.low, kept.high - 1, SHAPE.SHIFT)
+    high = first_key(row, mean, beyond, start + 1, kept.high, SHAPE.SHIFT)
     high = highest_between(row, start, high, SHAPE) + 1
     return Kept(start, high, found.count, group_mass)
 
@@ -210,15 +193,13 @@ def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
     count = 0  # as long as the table's sums are those of the whole row
     typical_first = is_typical_first(filters, row.vocab_size)
     mass, depth = tl.zeros([], tl.int64), tl.zeros([], tl.int64)
-    if typical_first:
-        if filters.typical_p is None:
-            pass
-        elif rounds is None:
+    if (filters.typical_p is not None) & (rounds is not None):
+        mass = tl.load(rounds.masses_ptr + TOTAL)
+        depth = tl.load(rounds.masses_ptr + DEPTH)
+    elif filters.typical_p is not None:
+        if typical_first:
             mass = tl.sum(load_group_mass(row, row.table, low, row.c, SHAPE))
             depth = whole_row_depth(row, SHAPE)
-        else:
-            mass = tl.load(rounds.masses_ptr + TOTAL)
-            depth = tl.load(rounds.masses_ptr + DEPTH)
     if has_k | has_p | typical_first:
         if rounds is None:
             around, found = bracket(row, filters, low, floor, SHAPE), nothing
