@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_sampler import FusedSampler, dispatch, mask_logits, sample, softmax
 from fused_sampler.kernels.gpu import launch
+from fused_sampler.params import PARAMETERS
 
 LOGITS = logits_of("random", 3, 300).to(DEVICE)
 OPERATORS = torch.ops.fused_sampler
@@ -78,16 +79,23 @@ def numbers(*values):
     return [None if value is None else torch.tensor(value) for value in values]
 
 
+def parameters(top_p, **values):
+    """As an operator takes them: `top_p` a tensor, or a number as the others are."""
+    if isinstance(top_p, torch.Tensor):
+        tensors = [top_p if name == "top_p" else None for name in PARAMETERS]
+    else:
+        tensors, values = [None] * len(PARAMETERS), values | {"top_p": top_p}
+    return tensors, numbers(*(values.get(name) for name in PARAMETERS))
+
+
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("info", [False, True])
 @pytest.mark.parametrize("num_samples", [1, 2])
 def test_operators_keep_their_promises(backend, info, num_samples):
     top_p = torch.tensor([0.9, 0.5, 1.0], device=DEVICE)
-    arguments = [None, None, top_p, None, None], numbers(0.8, 20, None, 0.0, 0.0)
     draws = [None, torch.tensor(3, device=DEVICE)], [torch.tensor(5), None], num_samples
-    for logits in (LOGITS, LOGITS[0].clone()):
-        if logits.dim() == 1:
-            arguments = [None] * 5, numbers(0.8, 20, 0.9, 0.0, 1e-4)
+    for logits, share in ((LOGITS, top_p), (LOGITS[0].clone(), 0.9)):
+        arguments = parameters(share, temperature=0.8, top_k=20, top_h=0.95)
         checks = opcheck(
             OPERATORS.sample.default, (logits, *arguments, *draws, backend, info, True)
         )
@@ -96,9 +104,11 @@ def test_operators_keep_their_promises(backend, info, num_samples):
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_operators_of_whole_rows_keep_their_promises(backend):
-    for operator in (OPERATORS.softmax, OPERATORS.mask_logits):
-        arguments = LOGITS, [None] * 5, numbers(0.8, 20, 0.9, 0.0, 1e-4), backend, True
-        assert set(opcheck(operator.default, arguments).values()) == {"SUCCESS"}
+    arguments = parameters(0.9, temperature=0.8, top_k=20, epsilon_cutoff=1e-4)
+    draws = [None, None], numbers(5, 3)
+    for operator, more in ((OPERATORS.softmax, ()), (OPERATORS.mask_logits, draws)):
+        checks = opcheck(operator.default, (LOGITS, *arguments, *more, backend, True))
+        assert set(checks.values()) == {"SUCCESS"}
 
 
 def test_no_rows_in_a_compiled_function():

@@ -230,12 +230,12 @@ def test_xtc_by_hand(backend):
 
 
 def test_xtc_applies_by_chance_and_moves_no_other_draw(backend):
-    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]] * 4000) * math.log(2)
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]] * 100) * math.log(2)
     rows = resolve_rows(x, xtc_probability=0.3, xtc_threshold=0.26)
     draws = resolve_draws(5, 2, 1, None, len(x), x.device)
     output = backend.sample(x, rows, draws, True)
     applied = output.kept == 3
-    assert abs(applied.float().mean() - 0.3) < 0.03  # 4 standard deviations of 4,000 chances
+    assert abs(applied.float().mean() - 0.3) < 0.18  # 4 standard deviations of 100 chances
     assert torch.equal(applied, backend.mask_logits(x, rows, draws)[:, 3] == -torch.inf)
     plain = backend.sample(x, resolve_rows(x), draws, False).tokens
     assert torch.equal(output.tokens[~applied], plain[~applied])
@@ -249,10 +249,11 @@ def test_temperature_last_by_hand(backend):
     last = torch.tensor([False, True])
     rows = resolve_rows(x, temperature=10.0, top_p=0.79, temperature_last=last)
     assert (backend.mask_logits(x, rows) > -torch.inf).sum(-1).tolist() == [4, 2]
-    draws = resolve_draws(torch.tensor([1, 2]), 0, 4000, None, 2, x.device)
-    drawn = backend.sample(x, rows, draws, False).tokens[1]
-    share = 2**0.1 / (1 + 2**0.1)  # of the best, drawn at temperature 10
-    assert abs((drawn == 3).float().mean() - share) < 0.03
+    rows, x = resolve_rows(x[1:], temperature=10.0, top_p=0.79, temperature_last=True), x[1:]
+    draws = resolve_draws(torch.tensor([2]), 0, 400, None, 1, x.device)
+    drawn = backend.sample(x, rows, draws, False).tokens[0]
+    share = 2**0.1 / (1 + 2**0.1)  # of the best, drawn at temperature 10; at 1 it is 2 / 3
+    assert abs((drawn == 3).float().mean() - share) < 0.1  # 4 standard deviations of 400 draws
 
 
 def test_filters_apply_in_order(backend):
