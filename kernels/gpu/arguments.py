@@ -181,6 +181,14 @@ def wants_depth(filters, vocab_size):
 
 
 @triton.jit
+def asks_for_best(filters):
+    """Whether a filter after typical compares with the best token that is left."""
+    asks = is_above(filters.epsilon_cutoff, -float("inf"))
+    asks |= is_above(filters.eta_cutoff, -float("inf")) | is_above(filters.top_a, -float("inf"))
+    return asks | is_below(filters.xtc_threshold, float("inf"))
+
+
+@triton.jit
 def filtered(filters, vocab_size):
     """Whether a row has a filter that is on."""
     on = is_cut_first(filters, vocab_size) | (filters.top_p < 1)

@@ -46,9 +46,9 @@ def lowest_key(SHIFT: tl.constexpr):
 
 
 @triton.jit
-def value_of(key, SHIFT: tl.constexpr):
+def value_of(key, shift):
     """The float of a key, fp32: the inverse of `key_of` for every value of the logits' dtype."""
-    bits = (key << SHIFT) | ((key >> 31) & ((1 << SHIFT) - 1))
+    bits = (key << shift) | ((key >> 31) & ((1 << shift) - 1))
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 

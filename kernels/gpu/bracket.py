@@ -7,6 +7,8 @@
             key) <= F(key), where what lies below is at most 64 ids a block times the mass of key.
             So the largest key at which this reaches P is a lower bound. It is looked for down to an
             eighth of a bit: the bound is rarely as near as that.
+    typical: what a top-p of its share would keep holds enough, so typical looks no further than the
+            farther end of that.
     value:  a filter that names the lowest value itself has its threshold by bisection.
 
 Traffic: none; the table is in registers.
@@ -31,6 +33,7 @@ from .arithmetic import (
     value_of,
 )
 from .collect import collect
+from .rank import FARTHEST, NEAREST, place_of
 from .search import middle, search_count
 from .spread import largest_root, variance
 from .table import load_group_mass
@@ -40,10 +43,10 @@ WEIGHTLESS = tl.constexpr(64.0)  # tokens so far below the best have no mass
 
 
 class Bracket(NamedTuple):
-    """Keys `low <= threshold < high`, and what has to be reached at the threshold."""
+    """Ranks `low <= threshold < high`, and what has to be reached at the threshold."""
 
     low: Any
-    high: Any  # from the table alone, the key after the largest
+    high: Any  # from the table alone, the one after the largest
     need: Any  # int64: a count or a mass
     by_mass: Any
 
@@ -80,8 +83,7 @@ def lowest_kept(row, filters, SHAPE: tl.constexpr):
 def bracket(row, filters, low, floor, SHAPE: tl.constexpr):
     """Around the threshold of top-k, of top-p for a row without; none below the key `floor`.
 
-    Earlier filters keep the keys from `low` up. Of a part of the row the table gets the sums. Where
-    typical comes first its share stands for top-p's: what that keeps bounds what typical keeps.
+    Earlier filters keep the keys from `low` up. Of a part of the row the table gets the sums.
     """
     floor = tl.maximum(low, floor)
     end = key_of(row.max, SHAPE.SHIFT) + 1
@@ -92,15 +94,23 @@ def bracket(row, filters, low, floor, SHAPE: tl.constexpr):
             if is_cut_first(filters, row.vocab_size):
                 collect(row, low, low, SHAPE)
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
-        share = filters.top_p
-        if filters.typical_p is not None:
-            share = tl.where(share < 1, share, filters.typical_p)
-        need = mass_needed(share, tl.sum(group_mass))
+        need = mass_needed(filters.top_p, tl.sum(group_mass))
         low = bracket_mass(row, group_mass, floor, need, SHAPE)
     else:
         low = tl.where(filters.top_p < 1, low, floor)  # top-p counts what min-p drops
         low = bracket_count(row, low, end, need)
     return Bracket(low, end, need, by_mass)
+
+
+@triton.jit
+def bracket_near(row, typical_p, group_mass, end, SHAPE: tl.constexpr):
+    """Around the threshold of typical, by nearness, where the keys in [floor, end) are kept."""
+    need = mass_needed(typical_p, tl.sum(group_mass))
+    worst = bracket_mass(row, group_mass, row.floor, need, SHAPE)
+    best = place_of(row, value_of(end - 1, SHAPE.SHIFT))
+    low = key_of(tl.minimum(best, place_of(row, value_of(worst, SHAPE.SHIFT))), 0)
+    low = tl.where(worst > row.floor, tl.maximum(low, FARTHEST), FARTHEST)
+    return Bracket(low, tl.full([], NEAREST + 1, tl.int32), need, typical_p < 1)
 
 
 @triton.jit

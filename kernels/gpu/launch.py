@@ -173,7 +173,8 @@ def _launch_rounds(
     for number in range(2):
         _round_kernel[(batch, triton.cdiv(in_row, tiles))](
             logits, c, table, scratch, rounds, logits.stride(0), vocab, num_blocks, tiles,
-            ROUND=number, SHAPE=shape._replace(TILE=SIZES.round_tile), **options,
+            TYPICAL=filters.typical_p is not None, ROUND=number,
+            SHAPE=shape._replace(TILE=SIZES.round_tile), **options,
         )  # fmt: skip
 
 

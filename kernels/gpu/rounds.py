@@ -1,6 +1,6 @@
 """Step 2 with many programs a row, where a bracket may be wide: narrow it and collect.
 
-    bracket  keys `low <= threshold < high` from the block table, one program a row
+    bracket  ranks `low <= threshold < high` from the block table, one program a row
     round 0  list the logits of the bracket, and count them in bins
     round 1  where the list was too short: the bins enclose the threshold in a window (`window.py`);
              list its logits, or where they are too many as well count them in bins of its own, and
@@ -26,12 +26,14 @@ from .arguments import (
     is_below,
     is_typical_first,
     of_row,
+    seen_with,
     table_of_row,
 )
 from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, lowest_key, value_of
-from .bracket import Bracket, bracket, lowest_kept, lowest_of_sigma
+from .bracket import Bracket, bracket, bracket_near, lowest_kept, lowest_of_sigma
 from .collect import Found, append, keep, load_logits
 from .depth import whole_row_depth
+from .rank import place_of, rank_of, reach_of, shift_of
 from .search import inside
 from .table import load_block_key, load_group_mass, load_row
 from .window import COARSE, UNIT, bin_of, half_width, spread, window
@@ -40,11 +42,10 @@ from .window import COARSE, UNIT, bin_of, half_width, spread, window
 LOW, HIGH, LISTED, LEAST, MOST = (tl.constexpr(i) for i in range(5))
 A_ROUND = tl.constexpr(5)
 # of the row, and from `WORDS` on the bins of round 0 and of round 1.
-BY_MASS, HAS_MASSES, FIRST, LAST, COUNT = (tl.constexpr(i) for i in range(10, 15))
-WORDS = tl.constexpr(16)
+BY_MASS, HAS_MASSES, FIRST, LAST, COUNT, MAX, MEAN = (tl.constexpr(i) for i in range(10, 17))
+WORDS = tl.constexpr(32)
 # Places in `masses_ptr`: from `FROM` on those from each 8th of a round's bins up, and a 0.
 NEED, MASS, FROM = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-TOTAL, DEPTH = tl.constexpr(24), tl.constexpr(25)  # of the whole row, for typical
 MASSES = tl.constexpr(32)
 NOTHING = tl.constexpr(0x7FFFFFFF)  # the `low` of a row that is not searched
 
@@ -86,15 +87,25 @@ def _bracket_kernel(
     searched = (filters.top_k < vocab_size) | (filters.top_p < 1)
     searched |= is_typical_first(filters, vocab_size)
     searched &= is_below(filters.top_h, 1.0) == 0  # what that keeps are a few
+    mean = tl.full([], float("nan"), tl.float32)
     if valid & (greedy == 0) & searched:
-        if filters.typical_p is not None:
-            if is_typical_first(filters, vocab_size):
-                whole = load_group_mass(row, row.table, lowest_key(SHAPE.SHIFT), row.c, SHAPE)
-                tl.store(rounds.masses_ptr + TOTAL, tl.sum(whole))
-                tl.store(rounds.masses_ptr + DEPTH, whole_row_depth(row, SHAPE))
-        low = lowest_of_sigma(row, filters, SHAPE)
-        around = bracket(row, filters, low, lowest_kept(row, filters, SHAPE), SHAPE)
-        first, last = spread(row, around, SHAPE)
+        if filters.typical_p is None:
+            around, first, last = bracket_and_bins(row, filters, SHAPE)
+        elif is_typical_first(filters, vocab_size):
+            low = lowest_key(SHAPE.SHIFT)
+            group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+            depth = whole_row_depth(row, SHAPE).to(tl.float64)
+            mean = (depth / tl.sum(group_mass).to(tl.float64)).to(tl.float32)
+            end = key_of(row.max, SHAPE.SHIFT) + 1
+            near = seen_with(row, row.c, mean, low)
+            around = bracket_near(near, filters.typical_p, group_mass, end, SHAPE)
+            whole = Bracket(low, end, around.need, around.by_mass)
+            first, last = spread(row, whole, SHAPE)
+            first = tl.minimum(place_of(near, first), place_of(near, last))
+            first, last = tl.maximum(first, value_of(around.low, 0)), tl.zeros([], tl.float32)
+        else:
+            around, first, last = bracket_and_bins(row, filters, SHAPE)
+        tl.store(rounds.words_ptr + MAX, row.max.to(tl.int32, bitcast=True))
         tl.store(rounds.words_ptr + LOW, around.low)
         tl.store(rounds.words_ptr + HIGH, around.high)
         tl.store(rounds.words_ptr + BY_MASS, around.by_mass.to(tl.int32))
@@ -108,6 +119,16 @@ def _bracket_kernel(
             tl.store(rounds.words_ptr + i * A_ROUND + MOST, -0x80000000)
     else:
         tl.store(rounds.words_ptr + LOW, NOTHING)
+    tl.store(rounds.words_ptr + MEAN, mean.to(tl.int32, bitcast=True))
+
+
+@triton.jit
+def bracket_and_bins(row, filters, SHAPE: tl.constexpr):
+    """The bracket of a row by its logits, and between which values its bins are."""
+    low = lowest_of_sigma(row, filters, SHAPE)
+    around = bracket(row, filters, low, lowest_kept(row, filters, SHAPE), SHAPE)
+    first, last = spread(row, around, SHAPE)
+    return around, first, last
 
 
 @triton.jit(do_not_specialize=["tiles"])
@@ -121,6 +142,7 @@ def _round_kernel(
     vocab_size,
     num_blocks,
     tiles,  # a program
+    TYPICAL: tl.constexpr,  # whether a row may be searched by nearness
     ROUND: tl.constexpr,
     SHAPE: tl.constexpr,
 ):
@@ -134,10 +156,12 @@ def _round_kernel(
         list_ptr,
         None,  # no list of blocks
         None,  # no groups
-        value_of(around.high - 1, SHAPE.SHIFT),
+        tl.load(rounds.words_ptr + MAX).to(tl.float32, bitcast=True),
         of_row(c, pid_b, tl.float32),
         vocab_size,
         num_blocks,
+        load_mean(rounds) if TYPICAL else None,
+        lowest_key(SHAPE.SHIFT),
     )
     low, high = around.low, around.high
     wanted = low < NOTHING
@@ -155,6 +179,12 @@ def _round_kernel(
 
 
 @triton.jit
+def load_mean(rounds):
+    """To what a row's ranks are near; NaN where they are not by nearness."""
+    return tl.load(rounds.words_ptr + MEAN).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def load_bracket(rounds, i):
     """The bracket of a row, or the window of round 1."""
     return Bracket(
@@ -166,13 +196,14 @@ def load_bracket(rounds, i):
 
 
 @triton.jit
-def load_bins(rounds, low, high, ROUND: tl.constexpr, SHAPE: tl.constexpr):
+def load_bins(row, rounds, low, high, ROUND: tl.constexpr, SHAPE: tl.constexpr):
     """Where the first bin of a round begins, and half of a bin's width."""
-    first, last = value_of(low, SHAPE.SHIFT), value_of(high - 1, SHAPE.SHIFT)
+    shift = shift_of(row, SHAPE.SHIFT)
+    first, last = value_of(low, shift), value_of(high - 1, shift)
     if ROUND == 0:
         first = tl.load(rounds.words_ptr + FIRST).to(tl.float32, bitcast=True)
         last = tl.load(rounds.words_ptr + LAST).to(tl.float32, bitcast=True)
-    return first, half_width(first, last, SHAPE)
+    return first, half_width(row, first, last, SHAPE)
 
 
 @triton.jit
@@ -185,7 +216,7 @@ def load_counts(rounds, ROUND: tl.constexpr, SHAPE: tl.constexpr):
 @triton.jit
 def load_window(row, around, rounds, ROUND: tl.constexpr, SHAPE: tl.constexpr):
     """The window inside of a bracket that the bins of a round give, and about the count in it."""
-    first, width = load_bins(rounds, around.low, around.high, ROUND, SHAPE)
+    first, width = load_bins(row, rounds, around.low, around.high, ROUND, SHAPE)
     in_bin = load_counts(rounds, ROUND, SHAPE)
     from_ptr = rounds.masses_ptr + FROM + ROUND * (COARSE + 1)
     coarse = tl.load(from_ptr + 1 + tl.arange(0, COARSE))
@@ -205,7 +236,7 @@ def load_window(row, around, rounds, ROUND: tl.constexpr, SHAPE: tl.constexpr):
 def gather(
     row, low, high, rounds, lists, tiles, ROUND: tl.constexpr, SHAPE: tl.constexpr
 ):  # fmt: skip
-    """For a program's tiles: `lists` the logits in [low, high), counts them in bins, and sums up.
+    """For a program's tiles: `lists` what ranks in [low, high), counts that in bins, and sums up.
 
     Round 0 may do both and sums up nothing, round 1 does either and sums up all from `low` on.
     """
@@ -218,21 +249,22 @@ def gather(
     in_bin = tl.full([SHAPE.BINS], 0, tl.int32)
     coarse = tl.full([SHAPE.TILE, BLOCK], 0, tl.float32)
     at_round = rounds.words_ptr + ROUND * A_ROUND
-    first, width = load_bins(rounds, low, high, ROUND, SHAPE)
+    first, width = load_bins(row, rounds, low, high, ROUND, SHAPE)
     has_masses = tl.load(rounds.words_ptr + HAS_MASSES) > 0
     for tile in range(tl.program_id(1) * tiles, (tl.program_id(1) + 1) * tiles):
         offs_n = tile * SHAPE.TILE + tl.arange(0, SHAPE.TILE)
         block_key = load_block_key(row.table, offs_n, row.num_blocks, SHAPE.SHIFT)
-        reach = (block_key >= low) & (offs_n < row.num_blocks)
+        reach = (block_key >= reach_of(row, low, SHAPE.SHIFT)) & (offs_n < row.num_blocks)
         if tl.max(reach.to(tl.int32)) > 0:
             x = load_logits(row, offs_n, reach)
             key = key_of(x, SHAPE.SHIFT)
-            more_mass, more = keep(row, offs_n, reach, x, key, start, SHAPE.SHIFT)
+            rank = rank_of(row, x, key)
+            more_mass, more = keep(row, offs_n, reach, x, rank, start, SHAPE.SHIFT)
             mass += more_mass
             count += more
-            found = inside(key, low, high)
-            least = tl.minimum(least, tl.min(tl.where(found, key, 0x7FFFFFFF), axis=1))
-            most = tl.maximum(most, tl.max(tl.where(found, key, -0x80000000), axis=1))
+            found = inside(rank, low, high)
+            least = tl.minimum(least, tl.min(tl.where(found, rank, 0x7FFFFFFF), axis=1))
+            most = tl.maximum(most, tl.max(tl.where(found, rank, -0x80000000), axis=1))
             in_block = tl.sum(found.to(tl.int32), axis=1)
             in_tile = tl.sum(in_block)
             if in_tile > 0:
@@ -240,7 +272,7 @@ def gather(
                 if lists:
                     append(row, offs_n, key, found, in_block, listed, SHAPE)
                 if bins_wanted:
-                    bins = bin_of(x, first, width, SHAPE)
+                    bins = bin_of(row, x, first, width, SHAPE)
                     if has_masses:
                         coarse += coarse_masses(row, x, bins, found, SHAPE)
                     bins = tl.reshape(tl.where(found, bins, -1), [SHAPE.TILE * BLOCK])

@@ -30,13 +30,14 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .arguments import is_cut_first, is_typical_first, seen_with, wants_depth
+from .arguments import asks_for_best, is_cut_first, seen_with, wants_depth
 from .arithmetic import key_of, log2_mass, value_of
 from .bracket import (
     Bracket,
     bracket,
     bracket_count,
     bracket_mass,
+    bracket_near,
     first_key,
     lowest_kept,
     lowest_of_sigma,
@@ -46,22 +47,39 @@ from .bracket import (
 )
 from .collect import Found, collect, highest_between, lowest_between, trim
 from .depth import depth_between, whole_row_depth
-from .rank import FARTHEST, NEAREST, rank_of, reach_of
+from .rank import reach_of
 from .refine import refine
-from .rounds import DEPTH, TOTAL, load_found, load_window
+from .rounds import load_found, load_mean, load_window
 from .search import search_list
 from .settle import next_key, settle
 from .table import load_group_mass
-from .top_h import BEST, lowest_of_top_h
+from .top_h import BEST, SIZE, lowest_of_top_h
 
 
 class Kept(NamedTuple):
-    """What the filters so far keep: the keys [low, high); the key before `high` is the best's."""
+    """What the filters so far keep: the keys [low, high).
+
+    The key before `high` is the best's, after typical only where a later filter asks for it.
+    """
 
     low: Any
     high: Any
     count: Any  # of tokens; 0 or less: of the whole row but so many
     group_mass: Any  # int64 [GROUPS]
+
+
+@triton.jit
+def nothing(low, SHAPE: tl.constexpr):
+    """Found of a bracket of which nothing is listed yet."""
+    too_many = tl.full([], SHAPE.LIST + 1, tl.int32)
+    return Found(too_many, low, tl.zeros([], tl.int32), tl.zeros([], tl.int64))
+
+
+@triton.jit
+def keep_from(row, low, end, SHAPE: tl.constexpr):
+    """Go on with the keys from `low` up, by a read of their blocks."""
+    count = collect(row, low, low, SHAPE).count
+    return Kept(low, end, count, load_group_mass(row, row.table, low, row.c, SHAPE))
 
 
 @triton.jit
@@ -80,7 +98,7 @@ def cut(row, filters, least, kept, SHAPE: tl.constexpr):
 
 @triton.jit
 def mean_depth(row, filters, kept, mass, SHAPE: tl.constexpr):
-    """The mean of -z over what is kept, fp64."""
+    """The mean of -z over what is kept, fp64, and of which `mass` is the mass."""
     if wants_depth(filters, row.vocab_size) & (kept.count == 0):
         depth = whole_row_depth(row, SHAPE)
     else:
@@ -89,24 +107,31 @@ def mean_depth(row, filters, kept, mass, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def keep_typical(row, p, mean, mass, worst, kept, SHAPE: tl.constexpr):
-    """Go on with the tokens nearest to a surprise, an interval of keys.
-
-    `mean` of -z over what is kept, fp64, and its mass; `worst`: what reaches this key holds enough.
-    """
-    mean = mean.to(tl.float32)
+def keep_typical(row, filters, rounds, kept, SHAPE: tl.constexpr):
+    """Go on with the tokens nearest to a surprise, an interval of keys."""
+    mean = tl.full([], float("nan"), tl.float32)
+    if rounds is not None:
+        mean = load_mean(rounds)
+    searched = mean == mean  # by many programs
+    if not searched:
+        mass = tl.sum(kept.group_mass)
+        mean = mean_depth(row, filters, kept, mass, SHAPE).to(tl.float32)
     near = seen_with(row, row.c, mean, kept.low)
-    first = rank_of(near, value_of(worst, SHAPE.SHIFT), kept.high)
-    first = tl.minimum(first, rank_of(near, row.max, kept.high))
-    first = tl.where(worst > kept.low, first, FARTHEST)
-    around = Bracket(first, tl.full([], NEAREST + 1, tl.int32), mass_needed(p, mass), p < 1)
-    nothing = Found(SHAPE.LIST + 1, around.low, 0, tl.zeros([], tl.int64))
-    rank, _, group_mass, found = filter_row(near, around, nothing, SHAPE)
-    far, beyond = (-rank).to(tl.float32, bitcast=True), (1 - rank).to(tl.float32, bitcast=True)
-    start = first_key(row, mean, -far, kept.low, kept.high - 1, SHAPE.SHIFT)
-    high = first_key(row, mean, beyond, start + 1, kept.high, SHAPE.SHIFT)
-    high = highest_between(row, start, high, SHAPE) + 1
-    return Kept(start, high, found.count, group_mass)
+    if rounds is None:
+        around = bracket_near(near, filters.typical_p, kept.group_mass, kept.high, SHAPE)
+        found = nothing(around.low, SHAPE)
+    elif searched:
+        around, found = load_found(near, rounds, SHAPE)
+    else:
+        around = bracket_near(near, filters.typical_p, kept.group_mass, kept.high, SHAPE)
+        found = nothing(around.low, SHAPE)
+    rank, _, group_mass, found = filter_row(near, around, found, SHAPE)
+    far, beyond = -value_of(rank, 0), -value_of(rank - 1, 0)
+    low = first_key(row, mean, -far, kept.low, kept.high - 1, SHAPE.SHIFT)
+    high = first_key(row, mean, beyond, low + 1, kept.high, SHAPE.SHIFT)
+    if asks_for_best(filters):
+        high = highest_between(row, low, high, SHAPE) + 1
+    return Kept(low, high, found.count, group_mass)
 
 
 @triton.jit
@@ -165,12 +190,28 @@ def filter_row(row, around, found, SHAPE: tl.constexpr):
 
 @triton.jit
 def best_hundred(row, low, end, SHAPE: tl.constexpr):
-    """Those with keys from `low` up that top-h looks at: Kept."""
+    """Those with keys from `low` up that top-h looks at, Kept, and what lists all below a key."""
     need = tl.full([], BEST, tl.int64)
     around = Bracket(bracket_count(row, low, end, need), end, need, low > end)
-    nothing = Found(SHAPE.LIST + 1, low, 0, tl.zeros([], tl.int64))
-    low, _, group_mass, found = filter_row(row, around, nothing, SHAPE)
-    return Kept(low, end, found.count, group_mass)
+    low, high, group_mass, found = filter_row(row, around, nothing(low, SHAPE), SHAPE)
+    return Kept(low, end, found.count, group_mass), found, high
+
+
+@triton.jit
+def keep_top_h(row, h, low, end, SHAPE: tl.constexpr):
+    """Go on with the tokens that hold a share of the entropy, of those with keys from `low` up."""
+    hundred, found, high = best_hundred(row, low, end, SHAPE)
+    listed = (high == end) & (found.listed <= SIZE)
+    if not listed:  # all beyond tie with the hundredth
+        found = collect(row, hundred.low + 1, end, SHAPE)
+    low = lowest_of_top_h(row, h, hundred, found, SHAPE)
+    if listed:
+        count = hundred.count + settle(row, found, hundred.low, low, SHAPE)
+        group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
+        kept = Kept(low, end, count, group_mass)
+    else:
+        kept = keep_from(row, low, end, SHAPE)
+    return kept
 
 
 @triton.jit
@@ -184,29 +225,23 @@ def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
     has_p = filters.top_p < 1
     end = key_of(row.max, SHAPE.SHIFT) + 1
     low = lowest_of_sigma(row, filters, SHAPE)
-    nothing = Found(SHAPE.LIST + 1, low, 0, tl.zeros([], tl.int64))
     if filters.top_h is not None:
+        by_entropy = Kept(
+            low, end, tl.zeros([], tl.int32), tl.zeros_like(row.group_key).to(tl.int64)
+        )
         if filters.top_h < 1:
-            low = lowest_of_top_h(row, filters.top_h, best_hundred(row, low, end, SHAPE), SHAPE)
-    start = low
+            by_entropy = keep_top_h(row, filters.top_h, low, end, SHAPE)
+            low = by_entropy.low
     floor = tl.maximum(low, lowest_kept(row, filters, SHAPE))
-    count = 0  # as long as the table's sums are those of the whole row
-    typical_first = is_typical_first(filters, row.vocab_size)
-    mass, depth = tl.zeros([], tl.int64), tl.zeros([], tl.int64)
-    if (filters.typical_p is not None) & (rounds is not None):
-        mass = tl.load(rounds.masses_ptr + TOTAL)
-        depth = tl.load(rounds.masses_ptr + DEPTH)
-    elif filters.typical_p is not None:
-        if typical_first:
-            mass = tl.sum(load_group_mass(row, row.table, low, row.c, SHAPE))
-            depth = whole_row_depth(row, SHAPE)
-    if has_k | has_p | typical_first:
+    if has_k | has_p:
         if rounds is None:
-            around, found = bracket(row, filters, low, floor, SHAPE), nothing
+            around = bracket(row, filters, low, floor, SHAPE)
+            found = nothing(low, SHAPE)
         elif filters.top_h is None:
             around, found = load_found(row, rounds, SHAPE)
         elif filters.top_h < 1:
-            around, found = bracket(row, filters, low, floor, SHAPE), nothing
+            around = bracket(row, filters, low, floor, SHAPE)
+            found = nothing(low, SHAPE)
         else:
             around, found = load_found(row, rounds, SHAPE)
         low, high, group_mass, found = filter_row(row, around, found, SHAPE)
@@ -215,7 +250,7 @@ def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
             need = mass_needed(filters.top_p, tl.sum(group_mass))
             stop = end
             if high < end:  # not all that top-k keeps is listed
-                found = nothing
+                found = nothing(low, SHAPE)
                 if rounds is None:
                     least = bracket_mass(row, group_mass, least, need, SHAPE)
                 else:
@@ -223,23 +258,20 @@ def select(row, filters, xtc, rounds, SHAPE: tl.constexpr):
                     least, stop, _ = load_window(row, around, rounds, 0, SHAPE)
             around = Bracket(least, stop, need, has_p)
             low, _, group_mass, found = filter_row(row, around, found, SHAPE)
-        count = found.count
+        kept = Kept(low, end, found.count, group_mass)
     elif is_cut_first(filters, row.vocab_size) | (filters.min_p > -float("inf")):
-        low = floor
-        count = collect(row, low, low, SHAPE).count
+        if filters.top_h is None:
+            kept = keep_from(row, floor, end, SHAPE)
+        elif (filters.top_h < 1) & (floor == by_entropy.low):
+            kept = by_entropy
+        else:
+            kept = keep_from(row, floor, end, SHAPE)
+    else:  # the table's sums are those of the whole row, and count as 0
         group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
-    else:
-        group_mass = load_group_mass(row, row.table, low, row.c, SHAPE)
-    kept = Kept(low, end, count, group_mass)
+        kept = Kept(low, end, tl.zeros([], tl.int32), group_mass)
     if filters.typical_p is not None:
         if filters.typical_p < 1:
-            if typical_first:
-                kept = Kept(start, end, count, group_mass)
-                mean = depth.to(tl.float64) / mass.to(tl.float64)
-            else:
-                mass = tl.sum(kept.group_mass)
-                mean = mean_depth(row, filters, kept, mass, SHAPE)
-            kept = keep_typical(row, filters.typical_p, mean, mass, low, kept, SHAPE)
+            kept = keep_typical(row, filters, rounds, kept, SHAPE)
     if filters.epsilon_cutoff is not None:
         if filters.epsilon_cutoff > -float("inf"):
             least = filters.epsilon_cutoff.to(tl.float64) + log2_mass(tl.sum(kept.group_mass))

@@ -4,7 +4,7 @@
 
 At most 99 logits lie above the hundredth; those that tie with it have one e (contract section 4).
 
-Traffic: the blocks that hold them, twice.
+Traffic: that of top-k 100.
 PyTorch twin: `fused_sampler.filters.top_h`.
 """
 
@@ -16,11 +16,10 @@ import triton.language as tl
 from fused_sampler.filters import top_h
 
 from .arithmetic import log2_mass, token_weights, value_of
-from .collect import collect, lowest_between
 from .search import load_keys, middle
 
 BEST = tl.constexpr(top_h.BEST)
-SIZE = tl.constexpr(128)  # of a list that holds them
+SIZE = tl.constexpr(256)  # a list that holds them
 
 
 @triton.jit
@@ -33,23 +32,24 @@ def entropy_of(row, key, log2_total, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def lowest_of_top_h(row, h, hundred, SHAPE: tl.constexpr):
-    """The lowest key that top-h keeps of the best hundred and ties."""
-    best = hundred.high - 1
-    worst = lowest_between(row, hundred.low, best + 1, SHAPE)
-    listed = collect(row, worst + 1, best + 1, SHAPE).listed
+def lowest_of_top_h(row, h, hundred, found, SHAPE: tl.constexpr):
+    """The lowest key that top-h keeps of the best hundred and ties.
+
+    `found` lists them, or all but those that tie with the last.
+    """
+    key, mask = load_keys(row, found.listed, 0, SIZE)
+    mask &= key >= hundred.low
     log2_total = log2_mass(tl.sum(hundred.group_mass))
-    key, mask = load_keys(row, listed, 0, SIZE)
     entropy = tl.where(mask, entropy_of(row, key, log2_total, SHAPE.SHIFT), 0)
-    tied = entropy_of(row, worst, log2_total, SHAPE.SHIFT) * (hundred.count - listed)
-    whole = tl.sum(entropy) + tied
+    tied = hundred.count - tl.sum(mask.to(tl.int32))
+    whole = tl.sum(entropy) + entropy_of(row, hundred.low, log2_total, SHAPE.SHIFT) * tied
     allowed = (h.to(tl.float64) * whole.to(tl.float64)).to(tl.int64)
-    below = worst  # the largest key that holds too much
-    high = tl.where(whole > allowed, best + 1, worst)
-    while below + 1 < high:
-        mid = middle(below, high)
+    below = hundred.low  # reached by too much
+    low = tl.where(whole > allowed, hundred.high - 1, below)
+    while below + 1 < low:
+        mid = middle(below, low)
         if tl.sum(tl.where(key >= mid, entropy, 0)) > allowed:
             below = mid
         else:
-            high = mid
-    return tl.where(whole > allowed, tl.minimum(below + 1, best), worst)
+            low = mid
+    return low

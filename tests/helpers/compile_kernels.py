@@ -47,8 +47,8 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.float32
     vocab: int = 128_256  # 2,004 blocks: one a group
     info: bool = False
-    per_row: bool = False  # parameters and seeds are [B] tensors, not numbers; of every filter
-    more: bool = False  # numbers for those that are not compiled in without
+    per_row: bool = False  # parameters and seeds are [B] tensors, not numbers
+    every: bool = False  # every filter, those too that are not compiled in where no row uses them
     top_k: int = 50  # 0, with the top-p that all have: many programs select
     stride: int = 0  # of a row; 0: the vocabulary
     batch: int = 4
@@ -61,10 +61,11 @@ WRITES = [
     Case("mask_logits", BF16, per_row=True, only="_write_kernel"),
 ]
 FUSED = [Case(info=True, per_row=True, top_k=0)]
-FEW = [*FUSED, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
+EVERY = Case(info=True, per_row=True, every=True, top_k=0)
+FEW = [EVERY, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
 ALL = [
     *FEW,
-    Case(more=True),
+    *FUSED,
     Case(dtype=FP16, info=True),
     Case(dtype=FP16, vocab=50, per_row=True),  # a single block
     Case(dtype=BF16, vocab=262_144, info=True, per_row=True, top_k=0),
@@ -102,7 +103,7 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
     logits = logits[:, : case.vocab]
     params = {"temperature": 0.8, "top_k": min(case.top_k, case.vocab), "top_p": 0.9, "min_p": 0.1}
     seed = 2**62
-    if case.per_row or case.more:
+    if case.every:
         params |= MORE
     if case.per_row:
         params = {name: torch.tensor([value] * case.batch) for name, value in params.items()}
@@ -159,6 +160,12 @@ LOADS_OF_LOGITS = source_lines(r"tl\.load\(\s*(?:logits|row)_ptr")
 BARRIERS = source_lines(r"tl\.debug_barrier\(\)")
 
 
+def function_at(file: str, number: int) -> str:
+    """The kernels' function that a line belongs to."""
+    before = "".join(Path(file).read_text().splitlines(keepends=True)[:number])
+    return re.findall(r"^def (\w+)", before, re.MULTILINE)[-1]
+
+
 def loads_logits(file: str, number: int) -> bool:
     """Whether a load that is said to come from this line is one of logits.
 
@@ -196,7 +203,7 @@ def of_any_target(code: str) -> dict[str, Any]:
     return {
         "fused": sum(not both & NO_FACTOR for both in factors),
         "widths": sorted(widths),
-        "barriers_lost": sorted(BARRIERS - barriers),
+        "barriers_lost": sorted({function_at(*place) for place in BARRIERS - barriers}),
     }
 
 

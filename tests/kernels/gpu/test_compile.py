@@ -90,10 +90,10 @@ def test_machine_code(target, tmp_path):
     # of `debug_barrier`, of which LLVM may join those of two branches.
     ordered = [*draws, *of(records, "bracket")]
     for record in ordered:
-        elsewhere = {"rounds.py"} if record in draws else {"settle.py"}
-        if record not in draws and not record["per_row"]:  # top-n-sigma is not compiled in
-            elsewhere |= {"collect.py"}
-        assert {Path(file).name for file, _ in record["barriers_lost"]} == elsewhere
+        elsewhere = {"_bracket_kernel"} if record in draws else {"settle", "trim"}
+        if not record["every"]:  # top-n-sigma and typical are not compiled in
+            elsewhere |= {"trim"} if record in draws else {"list_blocks", "collect"}
+        assert set(record["barriers_lost"]) == elsewhere
     if target.startswith("gfx"):
         assert all(0 < r["debug_barriers"] <= r["fences"] + 2 for r in ordered)
         assert all(r["fences"] > 0 for r in ordered)

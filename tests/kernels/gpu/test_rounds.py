@@ -63,6 +63,9 @@ CASES = [
     {"top_k": 1000},
     {"top_k": 20_000},
     {"top_k": 3000, "min_p": 1e-3},
+    {"typical_p": 0.9},
+    {"typical_p": 0.3, "temperature": 1.4},
+    {"typical_p": 0.99},
 ]
 
 
