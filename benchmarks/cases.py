@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 # Arguments of `sample`. The values of a tuple take turns by row, from the first row on.
-CASES: dict[str, dict[str, Any]] = {
+COMMON: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "temperature 0.8": {"temperature": 0.8},
     "min-p 0.05": {"min_p": 0.05},
@@ -26,6 +26,17 @@ CASES: dict[str, dict[str, Any]] = {
         "min_p": (0.0, 0.05, 0.1),
     },
 }
+RARE: dict[str, dict[str, Any]] = {  # filters that few samplers have
+    "top-n-sigma 1": {"top_n_sigma": 1.0},
+    "top-h 0.6": {"top_h": 0.6},
+    "typical 0.9": {"typical_p": 0.9},
+    "epsilon 3e-4": {"epsilon_cutoff": 3e-4},
+    "eta 3e-4": {"eta_cutoff": 3e-4},
+    "top-a 0.2": {"top_a": 0.2},
+    "xtc above 0.1": {"xtc_probability": 1.0, "xtc_threshold": 0.1},
+    "mirostat at mu 5": {"mirostat_mu": 5.0},
+}
+CASES = COMMON | RARE
 VOCABS = (32_000, 50_257, 128_256, 151_936, 262_144)
 BATCHES = (1, 8, 64, 256)
 LOGITS = ("random", "real", "all equal")

@@ -7,6 +7,7 @@ from itertools import count
 import torch
 
 from .. import FusedSampler, mask_logits, sample
+from ..params import PARAMETERS
 from .peers.base import Draw, Params, Peer
 
 SEED = 0
@@ -16,6 +17,7 @@ class Ours(Peer):
     """`sample`, with a seed and the next step at each call."""
 
     name, title = "fused-sampler", "fused-sampler"
+    has = PARAMETERS
 
     def prepare(self, params: Params) -> Draw:
         steps = count()

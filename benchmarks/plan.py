@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from .cases import BATCHES, CASES, REAL_VOCAB, VOCABS
+from .cases import BATCHES, CASES, COMMON, RARE, REAL_VOCAB, VOCABS
 
 VOCAB = 128_256  # where only one is measured
 MAIN_BATCHES = (1, 8, 64)
@@ -16,6 +16,7 @@ SWEEP_BATCH = 8
 LEFT_OUT = (
     "Left out to stay within minutes: other cases than "
     f"{', '.join(SWEPT)} at other vocabularies than {VOCAB:,} and {REAL_VOCAB:,} or at B = 256, "
+    f"{', '.join(RARE)} at other B than {SWEEP_BATCH}, "
     "and 16-bit logits; --case, --vocab, --batch, --dtype and --logits choose."
 )
 QUICK_LEFT_OUT = (
@@ -40,8 +41,10 @@ class Cell(NamedTuple):
 def default_cells() -> list[Cell]:
     return _unique(
         [
-            *_cross(["random"], CASES, [VOCAB], MAIN_BATCHES, ["fp32"]),
-            *_cross(["real"], CASES, [REAL_VOCAB], MAIN_BATCHES, ["fp32"]),
+            *_cross(["random"], COMMON, [VOCAB], MAIN_BATCHES, ["fp32"]),
+            *_cross(["real"], COMMON, [REAL_VOCAB], MAIN_BATCHES, ["fp32"]),
+            *_cross(["random"], RARE, [VOCAB], [SWEEP_BATCH], ["fp32"]),
+            *_cross(["real"], RARE, [REAL_VOCAB], [SWEEP_BATCH], ["fp32"]),
             *_cross(["all equal"], SWEPT, [VOCAB], [SWEEP_BATCH], ["fp32"]),
             *_cross(["random"], SWEPT, VOCABS, [SWEEP_BATCH], ["fp32"]),
             *_cross(["random"], SWEPT, [VOCAB], BATCHES, ["fp32"]),

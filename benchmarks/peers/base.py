@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-Params = dict[str, Any]  # arguments of `sample`: temperature, top_k, top_p, min_p, on values only
+Params = dict[str, Any]  # arguments of `sample`, on values only
 Draw = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -18,6 +18,7 @@ class Peer(ABC):
 
     name: str  # on the command line and in the files
     title: str  # in tables and pictures
+    has: Collection[str] = ("temperature", "top_k", "top_p", "min_p")  # of the parameters
 
     def unavailable(self, device: torch.device) -> str | None:
         """None, or one line: what is missing and how to get it."""
@@ -25,7 +26,8 @@ class Peer(ABC):
 
     def unsupported(self, params: Params) -> str | None:
         """None, or one line: what of these parameters it cannot do."""
-        return None
+        lacking = [name for name in params if name not in self.has]
+        return f"it has no {lacking[0]}" if lacking else None
 
     def countable(self, device: torch.device) -> bool:
         """Whether PyTorch's books know what it allocates and launches."""

@@ -14,11 +14,12 @@ from .pytorch import warp
 class ExponentialRace(Peer):
     name = "exponential-race"
     title = "exponential race"
+    has = ("temperature", "top_k")
 
     def unsupported(self, params: Params) -> str | None:
         if is_greedy(params):
             return "it has no greedy path of its own"
-        if differs_by_row(params) or "top_p" in params or "min_p" in params:
+        if differs_by_row(params) or super().unsupported(params):
             return "it has one temperature and one top-k"
         return None
 

@@ -22,7 +22,7 @@ class _OnGPU(Peer):
     def unsupported(self, params: Params) -> str | None:
         if differs_by_row(params) or "min_p" in params:
             return "its min-p has no kept set to check"
-        return None
+        return super().unsupported(params)
 
 
 class FlashInfer(_OnGPU):

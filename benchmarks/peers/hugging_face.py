@@ -10,12 +10,15 @@ from .base import Draw, Params, Peer, best_token, differs_by_row, is_greedy, not
 class HuggingFace(Peer):
     name = "hugging-face"
     title = "Hugging Face"
+    has = (*Peer.has, "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
     def unavailable(self, device: torch.device) -> str | None:
         return not_installed("transformers", "'fused-sampler[hf]'")
 
     def unsupported(self, params: Params) -> str | None:
-        return "its parameters are the same for all rows" if differs_by_row(params) else None
+        if differs_by_row(params):
+            return "its parameters are the same for all rows"
+        return super().unsupported(params)
 
     def prepare(self, params: Params) -> Draw:
         if is_greedy(params):
@@ -39,9 +42,13 @@ def _warpers(params: Params):
 
     kinds = {  # in the order of generate
         "temperature": hf.TemperatureLogitsWarper,
+        "top_h": hf.TopHLogitsWarper,
         "top_k": hf.TopKLogitsWarper,
         "top_p": hf.TopPLogitsWarper,
         "min_p": hf.MinPLogitsWarper,
+        "typical_p": hf.TypicalLogitsWarper,
+        "epsilon_cutoff": hf.EpsilonLogitsWarper,
+        "eta_cutoff": hf.EtaLogitsWarper,
     }
     return hf.LogitsProcessorList(
         [kind(params[name]) for name, kind in kinds.items() if name in params]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...params import RECORDS
 from .base import Draw, Params, Peer, not_installed
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -44,6 +45,10 @@ class ChainParams(Structure):
 class LlamaCpp(Peer):
     name = "llama.cpp"
     title = "llama.cpp (1 thread)"
+    has = (
+        *Peer.has,
+        *("top_n_sigma", "typical_p", "xtc_probability", "xtc_threshold", "mirostat_mu"),
+    )
 
     def unavailable(self, device: torch.device) -> str | None:
         if device.type != "cpu":
@@ -70,6 +75,7 @@ class LlamaCpp(Peer):
         rows = zip(cycle(_chains(params, draws=False)), kept, logits.float().numpy(), strict=False)
         for chain, own, row in rows:
             left, _ = chain(row)
+            left = left[left["logit"] > -np.inf]  # top-n-sigma leaves what it drops
             own[torch.from_numpy(left["id"].astype(np.int64))] = True
         return kept
 
@@ -94,10 +100,19 @@ class _Chain:
             "temperature": lib.llama_sampler_init_temp,
             "top_p": lambda p: lib.llama_sampler_init_top_p(p, 1),
             "min_p": lambda p: lib.llama_sampler_init_min_p(p, 1),
+            "top_n_sigma": lib.llama_sampler_init_top_n_sigma,
+            "typical_p": lambda p: lib.llama_sampler_init_typical(p, 1),
+            "xtc_probability": lambda p: lib.llama_sampler_init_xtc(
+                p, params.get("xtc_threshold", 0.1), 1, 0
+            ),
+            # It draws, too, and starts at twice the surprise it is given; at rate 0 it stays there.
+            "mirostat_mu": lambda mu: lib.llama_sampler_init_mirostat_v2(0, mu / 2, 0.0),
         }
         if params.get("temperature") != 0:
             samplers = [make(params[name]) for name, make in makers.items() if name in params]
-            samplers += [lib.llama_sampler_init_dist(0)] if draws else []
+            samplers += (
+                [lib.llama_sampler_init_dist(0)] if draws and "mirostat_mu" not in params else []
+            )
         elif draws:
             samplers = [lib.llama_sampler_init_greedy()]
         else:
@@ -123,12 +138,11 @@ class _Chain:
 
 def _of_row(params: Params, row: int) -> Params:
     """Plain numbers, without those that are off."""
-    off = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     values = {
         name: value[row].item() if isinstance(value, torch.Tensor) else value
         for name, value in params.items()
     }
-    return {name: value for name, value in values.items() if value != off[name]}
+    return {name: value for name, value in values.items() if value != RECORDS[name].off}
 
 
 @functools.cache
@@ -147,6 +161,10 @@ def _library() -> ctypes.CDLL:
         "init_top_k": (pointer, c_int32),
         "init_top_p": (pointer, c_float, c_size_t),
         "init_min_p": (pointer, c_float, c_size_t),
+        "init_top_n_sigma": (pointer, c_float),
+        "init_typical": (pointer, c_float, c_size_t),
+        "init_xtc": (pointer, c_float, c_float, c_size_t, c_uint32),
+        "init_mirostat_v2": (pointer, c_uint32, c_float, c_float),
     }
     for name, (result, *arguments) in signatures.items():
         function = getattr(lib, f"llama_sampler_{name}")

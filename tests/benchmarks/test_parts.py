@@ -24,6 +24,7 @@ from fused_sampler.benchmarks.cases import CASES, make_logits, row_params
 from fused_sampler.benchmarks.footprint import count, kernels_among
 from fused_sampler.benchmarks.kept_sets import Contract, Difference
 from fused_sampler.benchmarks.measure import floor_of
+from fused_sampler.benchmarks.ours import Ours
 from fused_sampler.benchmarks.peers import PEERS, base
 from fused_sampler.benchmarks.timing import CPUClock, CUDAClock, spread, time_in_turn
 
@@ -47,6 +48,15 @@ def test_peers_keep_what_the_contract_keeps(name, case):
             tokens = draw(x)
             assert tokens.dtype == torch.int64 and tokens.shape == (4,)
             assert mask.gather(1, tokens[:, None]).all(), kind
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ours_can_do_every_case(case):
+    assert Ours().unsupported(row_params(case, 4)) is None
+
+
+def test_what_a_peer_lacks_is_named():
+    assert PEERS["pytorch"].unsupported({"top_k": 5, "top_a": 0.2}) == "it has no top_a"
 
 
 def test_the_compiled_peer():
