@@ -91,6 +91,12 @@ PARAMS: list[dict[str, Any]] = [
     {"top_n_sigma": 2.0, "temperature": 1.2},
     {"top_n_sigma": 2.5, "top_p": 0.95, "top_a": 0.1},
     {"top_k": 3000, "top_p": 0.99, "min_p": 0.01, "epsilon_cutoff": 1e-4},
+    {"top_h": 0.6},
+    {"top_h": 0.9, "top_p": 0.9, "typical_p": 0.8},
+    {"typical_p": 0.9},
+    {"typical_p": 0.3, "temperature": 1.5, "top_a": 1e-4, "xtc_probability": 1.0},
+    {"temperature": 2.0, "temperature_last": True, "top_p": 0.9},
+    {"xtc_probability": 0.5, "xtc_threshold": 1e-3, "mirostat_mu": 9.0},
     {
         "temperature": torch.tensor([0.7, 0.0, 1.4, 1.0]),
         "top_k": torch.tensor([50, 0, 3000, 5]),
@@ -126,6 +132,7 @@ def differences(arch: int, vocab: int, dtype: torch.dtype, write: bool) -> Itera
         pairs = list(zip(ours, textbook, strict=True))
         if write:  # of the rows that are valid
             valid = {name: column[:3] for name, column in columns.items()}
+            valid |= {"seed": number, "step": 3}
             with emulate(strict=False, **options) as written:
                 masked = mask_logits(x[:3], backend="triton", **valid)
             pairs.append((masked, mask_logits(x[:3], backend="torch", **valid)))

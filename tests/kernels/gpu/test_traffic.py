@@ -48,6 +48,15 @@ PARAMS = {  # params, the target for reads of fp32 logits at a vocabulary of V
 }
 
 
+VALUE_FILTERS = {
+    "epsilon": {"epsilon_cutoff": 3e-4},
+    "eta": {"eta_cutoff": 3e-4},
+    "top-a": {"top_a": 0.2},
+    "top-n-sigma": {"top_n_sigma": 1.0},
+    "mirostat": {"mirostat_mu": 5.0},
+}
+
+
 def top_k_target(k: int, vocab: int) -> float:
     return 1.05 + 64 * k / vocab
 
@@ -132,6 +141,32 @@ def test_about_one_read(kind, case, dtype):
     assert traffic.writes <= MOST_WRITES
 
 
+@pytest.mark.parametrize("case", VALUE_FILTERS)
+@pytest.mark.parametrize("kind", ["random", "real"])
+def test_a_filter_by_value_reads_little_more_than_once(kind, case):
+    params = VALUE_FILTERS[case]
+    if (kind, case) == ("random", "eta"):  # 3e-4 keeps something of nine blocks in ten
+        params = {"eta_cutoff": 0.3}
+    traffic = traffic_of(logits_like(kind), **params)
+    assert traffic.reads <= 1.3
+    assert traffic.writes <= MOST_WRITES
+
+
+@pytest.mark.parametrize("kind", ["random", "real"])
+def test_top_h_reads_what_its_hundred_take(kind):
+    x = logits_like(kind)
+    assert traffic_of(x, top_h=0.6).reads <= traffic_of(x, top_k=100).reads + 0.02
+
+
+@pytest.mark.parametrize("kind", ["random", "real"])
+def test_typical_reads_no_more_than_top_p(kind):
+    """A small share lies among less likely tokens than those of a nucleus: not compared."""
+    x = logits_like(kind)
+    most = traffic_of(x, FIVE, top_p=0.9).reads
+    for p in (0.2, 0.5, 0.9):
+        assert traffic_of(x, FIVE, typical_p=p).reads <= 1.1 * most, p
+
+
 # Beyond these k the target is missed. The blocks read again are 64 k / V, but the list's round
 # trip (some 20 bytes a listed logit) outgrows the 0.05 that the target has for it; from about
 # k = 1,300 (random) and 500 (real) on, more logits than the list holds are in question.
@@ -170,6 +205,10 @@ def test_top_p_on_real_logits():
         ({"top_k": 500, "top_p": 0.9}, TWO),
         ({"top_p": 0.9}, FIVE),
         ({"min_p": 0.1, "epsilon_cutoff": 1e-3}, TWO),
+        ({"top_n_sigma": 1.0, "top_h": 0.5, "eta_cutoff": 1e-3, "top_a": 0.1}, TWO),
+        ({"xtc_probability": 0.5, "mirostat_mu": 5.0, "temperature_last": True}, TWO),
+        ({"typical_p": 0.9}, FIVE),
+        ({"top_k": 50, "typical_p": 0.9}, TWO),
         ({"top_k": torch.tensor([50, 500]), "top_p": torch.tensor([1.0, 0.9])}, TWO),
         ({"top_k": torch.tensor([50, 0]), "top_p": torch.tensor([1.0, 0.9])}, FIVE),
         ({"top_k": torch.tensor([50, 0]), "top_p": torch.tensor([0.9, 1.0])}, TWO),
