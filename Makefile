@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A CPU build of PyTorch: a plain `torch` would bring several gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint check test-gpu bench bench-check \
+.PHONY: setup demo test lint check test-targets test-gpu bench bench-check \
 	bench-record test-compat clean
 
 setup: .venv/ready
@@ -46,6 +46,10 @@ lint: setup
 	MYPYPATH=.venv/typed $(BIN)/mypy -p fused_sampler
 
 check: lint test
+
+# Every variant of the kernels, compiled for every target; `make test` has all for two of them.
+test-targets: setup
+	$(BIN)/pytest -n 2 -m slow tests/kernels/gpu/test_compile.py
 
 # The kernels on a GPU at full size; elsewhere `make test` runs them in Triton's interpreter.
 test-gpu: setup

@@ -62,10 +62,10 @@ WRITES = [
 ]
 FUSED = [Case(info=True, per_row=True, top_k=0)]
 EVERY = Case(info=True, per_row=True, every=True, top_k=0)
-FEW = [EVERY, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
+FEW = [*FUSED, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
 ALL = [
     *FEW,
-    *FUSED,
+    EVERY,
     Case(dtype=FP16, info=True),
     Case(dtype=FP16, vocab=50, per_row=True),  # a single block
     Case(dtype=BF16, vocab=262_144, info=True, per_row=True, top_k=0),

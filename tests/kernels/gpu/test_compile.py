@@ -65,7 +65,16 @@ def of(records: list[dict[str, Any]], *kernels: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_machine_code(target, tmp_path):
-    records = compiled(target, TARGETS[target], tmp_path)
+    check(target, compiled(target, TARGETS[target], tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [name for name, what in TARGETS.items() if what == "few"])
+def test_machine_code_of_every_variant(target, tmp_path):
+    check(target, compiled(target, "all", tmp_path))
+
+
+def check(target: str, records: list[dict[str, Any]]) -> None:
     assert [r for r in records if r["stack"] or r["spills"]] == []
 
     draws = of(records, "draw")
