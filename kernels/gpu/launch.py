@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     rows: int = 32  # blocks a tile, streaming: 2,048 logits, 16 a thread, 128-bit loads
     programs: int = 2048  # streaming programs from which they take more than a tile: 15 a processor
     groups: int = 2048  # of the block table: 4 a thread; one block each up to V = 131,072
-    list: int = 2048  # logits in question held at one time: 4 a thread
+    list: int = 2048  # logits in question held at one time: 4 a thread; top-h's hundred at least
     tile: int = 32  # blocks a tile, selecting: 8 logits a thread, beside 16 measures a block
     round_tile: int = 64  # the same where many programs select, and that many a row at most
     splits: int = 16

@@ -100,7 +100,7 @@ SIZES = {
         "rows": 1,
         "programs": 1,
         "groups": 16,
-        "list": 64,
+        "list": 128,
         "tile": 1,
         "round_tile": 2,
         "splits": 5,
