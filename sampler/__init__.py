@@ -4,13 +4,16 @@ from .api import mask_logits, sample, softmax
 from .module import FusedSampler
 from .output import SampleOutput
 from .params import SamplingParams
+from .replay import Replayed, replay
 from .warmup import warmup
 
 __all__ = [
     "FusedSampler",
+    "Replayed",
     "SampleOutput",
     "SamplingParams",
     "mask_logits",
+    "replay",
     "sample",
     "softmax",
     "warmup",

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import torch
 
 from . import compiled, dispatch
+from .after import Asked
 from .contract.draws import Seed, Step
 from .output import SampleOutput
 from .params import PARAMETERS, Parameter, SamplingParams
@@ -26,6 +27,12 @@ def sample(
     generator: torch.Generator | None = ...,
     backend: str = ...,
     return_info: Literal[False] = ...,
+    top_logprobs: int = ...,
+    logprob_ids: torch.Tensor | None = ...,
+    return_ranks: bool = ...,
+    return_entropy: bool = ...,
+    return_kept: Literal["ids", "bitmask"] | None = ...,
+    kept_cap: int | None = ...,
     validate: bool = ...,
     **filters: Parameter,
 ) -> torch.Tensor: ...
@@ -35,6 +42,12 @@ def sample(
     temperature: Parameter = ...,
     *,
     return_info: Literal[True],
+    top_logprobs: int = ...,
+    logprob_ids: torch.Tensor | None = ...,
+    return_ranks: bool = ...,
+    return_entropy: bool = ...,
+    return_kept: Literal["ids", "bitmask"] | None = ...,
+    kept_cap: int | None = ...,
     params: SamplingParams | None = ...,
     seed: Seed = ...,
     step: Step = ...,
@@ -55,6 +68,12 @@ def sample(
     generator: torch.Generator | None = None,
     backend: str = "auto",
     return_info: bool = False,
+    top_logprobs: int = 0,
+    logprob_ids: torch.Tensor | None = None,
+    return_ranks: bool = False,
+    return_entropy: bool = False,
+    return_kept: Literal["ids", "bitmask"] | None = None,
+    kept_cap: int | None = None,
     validate: bool = True,
     **filters: Parameter,
 ) -> torch.Tensor | SampleOutput:
@@ -77,7 +96,14 @@ def sample(
         backend: "auto", "triton" (GPU kernels), "cpu" (compiled by Numba; logits of another device
             are copied), "torch" (the textbook, slow, on any device). Auto: Triton's on a CUDA or
             ROCm tensor, else the CPU's; the textbook where the compiler is not installed.
-        return_info: return a `SampleOutput` with log-probabilities and kept counts as well.
+        return_info: return a `SampleOutput` with log-probabilities and kept counts as well. The
+            next six add fields to it, which `SampleOutput` describes, and launches of their own.
+        top_logprobs: ids and log-probabilities of so many most probable tokens; 0 is off.
+        logprob_ids: token ids, int64 `[n]` or `[B, n]`, to have the log-probabilities of.
+        return_ranks: how many tokens are more probable than the drawn one, and 1.
+        return_entropy: of the kept tokens.
+        return_kept: "ids" or "bitmask", the tokens that the filters kept; None is off.
+        kept_cap: with "ids", leave out the ids of a row that keeps more; None: of none.
         validate: check the logits' rows and the values of parameter tensors. With False the token
             of an invalid row is -1, and a parameter out of range acts as the nearest in range.
         filters: the other parameters by their names in `SamplingParams`, which has ranges and off
@@ -91,6 +117,7 @@ def sample(
             row that holds NaN or `+inf`, or nothing but `-inf`. The message names the row.
     """
     run = compiled.sample if torch.compiler.is_compiling() else dispatch.sample
+    asked = Asked(top_logprobs, logprob_ids, return_ranks, return_entropy, return_kept, kept_cap)
     return run(
         logits,
         seed,
@@ -100,6 +127,7 @@ def sample(
         backend,
         return_info,
         validate,
+        asked,
         params=params,
         temperature=temperature,
         **filters,

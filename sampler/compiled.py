@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import dispatch
+from .after import NOTHING_MORE, Asked
 from .contract.draws import Seed, Step
 from .output import SampleOutput
 from .params import PARAMETERS, SamplingParams, check_names, uses_chance
@@ -31,11 +32,17 @@ def sample(
     backend: str,
     return_info: bool,
     validate: bool,
+    asked: Asked,
     **parameters: Any,
 ) -> torch.Tensor | SampleOutput:
     """`dispatch.sample` as one operator of a graph."""
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
+    if asked != NOTHING_MORE:  # the graph breaks here
+        return _sample_outside(
+            *(logits, seed, step, num_samples, generator, backend, return_info, validate, asked),
+            **parameters,
+        )
     if seed is None:  # drawn in the graph: two calls must not become one
         seed = torch.randint(2**63 - 1, (), device="cpu")
     arguments = (*_values(**parameters), *_apart([_word(seed), _word(step)]), num_samples)
@@ -57,6 +64,8 @@ def mask_logits(
     draws = _apart([_word(seed), _word(step)])
     return _mask_logits(logits.detach(), *_values(**parameters), *draws, backend, validate)
 
+
+_sample_outside = torch.compiler.disable(dispatch.sample)
 
 Tensors = list[torch.Tensor | None]
 
@@ -124,7 +133,7 @@ def _sample(
         *(logits, seed, step, num_samples, None, backend, info, validate),
         **_named(tensors, numbers),
     )
-    return list(output) if info else [output]
+    return list(output[:4]) if info else [output]
 
 
 @_sample.register_fake

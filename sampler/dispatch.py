@@ -8,13 +8,16 @@ from typing import Any, Protocol
 import torch
 
 from . import kernels
+from .after import NOTHING_MORE, Asked, check_asked, requested
 from .contract import reference
 from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
 from .contract.mass import MAX_VOCAB
-from .output import SampleOutput
+from .output import Drawn, RowState, SampleOutput
 from .params import RowParams, resolve_rows, uses_chance
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OF_DRAWS = ("tokens", "logprobs", "raw_logprobs", "ranks")  # one for each draw of each row
+_OF_BATCH = ("kept_ids", "kept_offsets")  # rows one after another
 
 
 class Backend(Protocol):
@@ -24,10 +27,8 @@ class Backend(Protocol):
     one row. Nothing is checked any more. Results stand beside the logits.
     """
 
-    def sample(
-        self, logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool
-    ) -> SampleOutput:
-        """Tokens int64 `[B, num_samples]`, -1 in an invalid row; with `info` all of the output."""
+    def sample(self, logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> Drawn:
+        """Tokens int64 `[B, num_samples]`, -1 in an invalid row; with `info` all of `Drawn`."""
 
     def softmax(self, logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
         """Probabilities of `x / T`, fp32 `[B, V]`; a greedy row has all on its token.
@@ -85,6 +86,7 @@ def sample(
     backend: str,
     return_info: bool,
     validate: bool,
+    asked: Asked = NOTHING_MORE,
     **parameters: Any,
 ) -> torch.Tensor | SampleOutput:
     """`api.sample`, outside of a compiled graph."""
@@ -93,25 +95,45 @@ def sample(
         _check_capture(seed, step, generator, validate)
     implementation, x = _serve(backend, x)
     rows = resolve_rows(x, validate, **parameters)
-    batch = x.shape[0]
+    batch, vocab = x.shape
+    if asked != NOTHING_MORE:
+        if not return_info:
+            raise ValueError(f"{asked.first()} adds to what return_info=True returns; pass both.")
+        check_asked(asked, batch, vocab)
     draws = resolve_draws(seed, step, num_samples, generator, batch, x.device, validate)
     if batch == 0:
-        output = _nothing(x, num_samples)
+        drawn = _nothing(x, num_samples)
     else:
-        output = implementation.sample(x, rows, draws, return_info)
-        if validate and int(output.tokens.min()) < 0:
+        drawn = implementation.sample(x, rows, draws, return_info)
+        if validate and int(drawn.tokens.min()) < 0:
             skip = ", or pass validate=False to get token -1 for such rows"
-            _raise_invalid(x, output.tokens[:, 0] < 0, skip)
+            raise_invalid(x, drawn.tokens[:, 0] < 0, skip)
     if not return_info:
-        return _as_asked(output.tokens, logits, num_samples)
-    return SampleOutput(*(_as_asked(v, logits, num_samples) for v in output if v is not None))
+        return _as_asked("tokens", drawn.tokens, logits, num_samples)
+    fields = {name: value for name, value in drawn._asdict().items() if name != "state"}
+    if asked != NOTHING_MORE:
+        fields |= requested(x, rows, drawn, asked)
+    return SampleOutput(**{n: _as_asked(n, v, logits, num_samples) for n, v in fields.items()})
 
 
-def _as_asked(values: torch.Tensor, logits: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """`[B, num_samples]` or `[B]` without dimensions not asked for, on the device of `logits`."""
-    if num_samples == 1 and values.dim() == 2:
+def settle(
+    x: torch.Tensor, values: dict[str, Any], draws: Draws, backend: str
+) -> tuple[Drawn, torch.Tensor, RowParams]:
+    """What rows [B, V] are drawn from: of a draw that nobody looks at; logits, parameters there."""
+    implementation, served = _serve(backend, x)
+    rows = resolve_rows(served, **values)
+    drawn = implementation.sample(served, rows, draws, True)
+    raise_invalid(x, drawn.tokens[:, 0].to(x.device) < 0)
+    return drawn, served, rows
+
+
+def _as_asked(
+    name: str, values: torch.Tensor, logits: torch.Tensor, num_samples: int
+) -> torch.Tensor:
+    """A field without dimensions not asked for, on the device of `logits`."""
+    if num_samples == 1 and name in _OF_DRAWS:
         values = values.squeeze(-1)
-    if logits.dim() == 1:
+    if logits.dim() == 1 and name not in _OF_BATCH:
         values = values[0]
     return values if values.device == logits.device else values.to(logits.device)
 
@@ -154,7 +176,7 @@ def _whole_rows(
     """Rows [B, V] as the caller shaped them and where he keeps them, unless one is invalid."""
     if validate:
         skip = ", or pass validate=False to get NaN for such rows"
-        _raise_invalid(x, output[:, 0].isnan(), skip)
+        raise_invalid(x, output[:, 0].isnan(), skip)
     return output.to(logits.device).view(logits.shape)
 
 
@@ -191,10 +213,12 @@ def check_logits(logits: torch.Tensor) -> torch.Tensor:
     return rows if rows.dim() == 2 else rows[None]
 
 
-def _nothing(logits: torch.Tensor, num_samples: int) -> SampleOutput:
-    """The output for a batch without rows."""
+def _nothing(logits: torch.Tensor, num_samples: int) -> Drawn:
+    """What is drawn from a batch without rows."""
     tokens = torch.empty(0, num_samples, dtype=torch.int64, device=logits.device)
-    return SampleOutput(tokens, tokens.float(), tokens.float(), tokens.new_empty(0))
+    words = tokens.new_empty(0)
+    state = RowState(*(words.float() for _ in range(3)), *(words.double() for _ in range(2)))
+    return Drawn(tokens, tokens.float(), tokens.float(), words, state)
 
 
 def _check_capture(
@@ -218,7 +242,7 @@ def _check_capture(
         )
 
 
-def _raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, skip: str) -> None:
+def raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, skip: str = "") -> None:
     """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it.
 
     `skip`: what else the caller can do than mend the row.

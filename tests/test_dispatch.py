@@ -103,7 +103,7 @@ def test_another_devices_logits_are_copied_to_the_cpu(backend, monkeypatch):
     options = {"top_k": 5, "top_p": torch.tensor([0.9, 0.5, 1.0]), "backend": backend}
     info = sample(x, 0.8, seed=1, return_info=True, **options)
     assert names == ["cpu"]
-    assert [value.device.type for value in info] == ["meta"] * 4
+    assert [value.device.type for value in info[:4]] == ["meta"] * 4
     assert mask_logits(x, 0.8, **options).device.type == "meta"
     assert softmax(x, backend=backend).device.type == "meta"
     monkeypatch.undo()

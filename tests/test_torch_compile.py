@@ -31,7 +31,7 @@ def test_a_compiled_function_draws_what_an_eager_one_does(backend):
 
     def draw(logits, temperature):
         options = {"temperature": temperature, "top_k": 50, "top_p": None, "backend": backend}
-        return sample(logits * 2, **options, seed=2**64 - 1, step=3, return_info=True)
+        return sample(logits * 2, **options, seed=2**64 - 1, step=3, return_info=True)[:4]
 
     for one, other in zip(
         compiled(draw)(LOGITS, temperature), draw(LOGITS, temperature), strict=True
@@ -113,7 +113,7 @@ def test_operators_of_whole_rows_keep_their_promises(backend):
 
 def test_no_rows_in_a_compiled_function():
     output = compiled(lambda logits: sample(logits, return_info=True))(LOGITS[:0])
-    assert [len(value) for value in output] == [0] * 4
+    assert [len(value) for value in output[:4]] == [0] * 4
 
 
 def test_a_step_beyond_63_bits():
@@ -215,7 +215,7 @@ def test_numbers_take_two_launches_and_nothing_else(gpu):
     params = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.1}
     with Recorder() as recorder:
         output = sample(logits, **params, seed=3, step=5, return_info=True, validate=False)
-    assert [value.device.type for value in output] == ["cuda"] * 4
+    assert [value.device.type for value in output[:4]] == ["cuda"] * 4
     assert recorder.operators == []
     assert [len(kernel.grids) for kernel in kernels] == [1, 1, 0]
 

@@ -22,6 +22,7 @@ from .memory import bits_of, float_of, widen_half
 
 BLOCK = mass.BLOCK  # ids a block
 LOG2_E = np.float32(mass.LOG2_E)
+LN_2 = mass.LN_2
 LOWEST_FLOAT = np.float32(mass.LOWEST)
 FORBIDDEN = np.int32(-(2**31))  # key of -inf
 LOWEST_KEY = np.int32(-(2**31) + 1)  # below those of all finite logits, above that of -inf

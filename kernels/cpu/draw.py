@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fused_sampler.contract import mass
-
-from .arithmetic import BLOCK, key_of, scale_sum, token_weight, widen
+from .arithmetic import BLOCK, LN_2, key_of, scale_sum, token_weight, widen
 from .compiling import device
 from .memory import multiply_high
 from .summarize import block_float
@@ -22,7 +20,6 @@ from .summarize import block_float
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEP_0, _KEY_STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-_LN_2 = mass.LN_2
 
 
 @device
@@ -94,4 +91,4 @@ def first_best(row, space, best):
 def log_probability(x, maximum, temperature, log2_total):
     """Of a logit in a row with this logarithm of its mass, fp32."""
     below = (np.float64(x) - np.float64(maximum)) / np.float64(temperature)
-    return np.float32(below - log2_total * _LN_2)
+    return np.float32(below - log2_total * LN_2)

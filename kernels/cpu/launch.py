@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fused_sampler.contract.draws import NO_DRAWS, Draws
-from fused_sampler.output import SampleOutput
+from fused_sampler.output import Drawn, RowState
 from fused_sampler.params import RowParams
 
 from .rows import MASKED, PROBABILITIES, ROW_NUMBER, TOKENS, VALUE, sample_rows
@@ -21,20 +21,22 @@ _KINDS = {  # a word of each dtype, whose type tells the compiled function
 }
 
 
-def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> SampleOutput:
-    """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts."""
+def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> Drawn:
+    """Tokens [B, num_samples]; with `info` all that there is to know."""
     batch = len(logits)
     shape = batch, draws.num_samples
     tokens = torch.empty(shape, dtype=torch.int64, device="cpu")
     if not info:
         _run(logits, rows, draws, TOKENS, tokens, tokens.data_ptr())
-        return SampleOutput(tokens)
+        return Drawn(tokens)
     logprobs = torch.empty(shape, dtype=torch.float32, device="cpu")
     raw_logprobs = torch.empty(shape, dtype=torch.float32, device="cpu")
     kept = torch.empty(batch, dtype=torch.int64, device="cpu")
-    outputs = tokens, logprobs, raw_logprobs, kept
+    bounds = torch.empty(3, batch, dtype=torch.float32, device="cpu")
+    log_masses = torch.empty(2, batch, dtype=torch.float64, device="cpu")
+    outputs = tokens, logprobs, raw_logprobs, kept, bounds, log_masses
     _run(logits, rows, draws, TOKENS, outputs, *(values.data_ptr() for values in outputs))
-    return SampleOutput(tokens, logprobs, raw_logprobs, kept)
+    return Drawn(tokens, logprobs, raw_logprobs, kept, RowState(*bounds, *log_masses))
 
 
 def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
@@ -70,6 +72,8 @@ def _run(
     logprobs: int = 0,
     raw_logprobs: int = 0,
     kept: int = 0,
+    bounds: int = 0,
+    log_masses: int = 0,
     output: int = 0,
 ) -> None:
     batch, vocab = logits.shape
@@ -91,6 +95,8 @@ def _run(
         logprobs,
         raw_logprobs,
         kept,
+        bounds,
+        log_masses,
         output,
         list_capacity(vocab),
     )

@@ -10,6 +10,7 @@ from .arithmetic import (
     BLOCK,
     FORBIDDEN,
     INFINITE_KEY,
+    LN_2,
     LOG2_E,
     LOWEST_KEY,
     key_of,
@@ -77,7 +78,10 @@ def count_allowed(row):
 
 @device
 def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, logprobs, raw):
-    """Log-probabilities of the drawn tokens among the kept ones, and under the raw distribution."""
+    """Log-probabilities of the drawn tokens among the kept ones, and under the raw distribution.
+
+    Returns the natural logarithms of both masses.
+    """
     raw_total = np.int64(0)
     if valid:
         fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
@@ -91,6 +95,7 @@ def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, l
             own = log_probability(x, row.maximum, temperature, log2_total)
             logprobs[i] = np.float32(0.0) if greedy else own
             raw[i] = log_probability(x, row.maximum, np.float32(1.0), log2_raw)
+    return log2_total * LN_2, log2_raw * LN_2
 
 
 def _compile(sources):
@@ -111,9 +116,11 @@ def _compile(sources):
         num_samples,
         purpose,
         tokens,  # int64 [B, num_samples]
-        logprobs,  # fp32 [B, num_samples]; with it the next two
+        logprobs,  # fp32 [B, num_samples]; with it the next four
         raw_logprobs,  # fp32 [B, num_samples]
         kept_counts,  # int64 [B]
+        bounds,  # fp32 [3, B]: the largest logit, the lowest and the highest kept
+        log_masses,  # fp64 [2, B]: of the kept tokens, and of all at temperature 1
         output,  # fp32 [B, V], unless the purpose is tokens
         capacity,
         scratch,
@@ -192,7 +199,7 @@ def _compile(sources):
                     if valid and not has_filter and not greedy:
                         kept = count_allowed(row)
                     pointer(kept_counts, np.int64)[b] = kept
-                    write_logprobs(
+                    log_mass, raw_log_mass = write_logprobs(
                         row,
                         space,
                         valid,
@@ -204,6 +211,12 @@ def _compile(sources):
                         pointer(logprobs + 4 * num_samples * b, np.float32),
                         pointer(raw_logprobs + 4 * num_samples * b, np.float32),
                     )
+                    own_bounds = pointer(bounds, np.float32)
+                    own_bounds[b] = row.maximum if valid else np.float32(np.nan)
+                    own_bounds[batch + b] = value_of(np.int32(low))
+                    own_bounds[2 * batch + b] = value_of(np.int32(high - 1))
+                    own_masses = pointer(log_masses, np.float64)
+                    own_masses[b], own_masses[batch + b] = log_mass, raw_log_mass
 
     return sample_rows
 

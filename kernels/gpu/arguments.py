@@ -56,6 +56,8 @@ class Info(NamedTuple):
     logprobs_ptr: Any  # [B, num_samples] fp32
     raw_logprobs_ptr: Any  # [B, num_samples] fp32
     kept_ptr: Any  # [B] int64
+    log_masses_ptr: Any  # [B] fp64: natural logarithms, of the kept tokens
+    raw_log_masses_ptr: Any  # [B] fp64: of all at temperature 1
 
 
 class Rounds(NamedTuple):

@@ -184,6 +184,8 @@ def _draw_kernel(
         raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))
         log_mass, log_raw_mass = log2_mass(mass) * LN_2, log2_mass(raw_mass) * LN_2
         tl.store(info.kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
+        tl.store(info.log_masses_ptr + pid_b, log_mass)
+        tl.store(info.raw_log_masses_ptr + pid_b, log_raw_mass)
 
     for draw in range(num_samples):
         bits, _ = random_bits(seed, step, stream, draw)

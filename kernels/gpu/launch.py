@@ -14,7 +14,7 @@ import triton
 
 from fused_sampler.contract.draws import NO_DRAWS, Draws
 from fused_sampler.contract.mass import BLOCK
-from fused_sampler.output import SampleOutput
+from fused_sampler.output import Drawn, RowState
 from fused_sampler.params import RowParams
 
 from .arguments import Column, Filters, Info, Rounds, Settled, Shape, Table
@@ -52,8 +52,8 @@ _OPTIONAL = {
 _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
 
 
-def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> SampleOutput:
-    """Tokens [B, num_samples]; with `info` also log-probabilities and kept counts.
+def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> Drawn:
+    """Tokens [B, num_samples]; with `info` all that there is to know.
 
     Two launches, or five where a row may need many programs to select.
     """
@@ -73,7 +73,7 @@ def mask_logits(logits: torch.Tensor, rows: RowParams, draws: Draws = NO_DRAWS) 
 
 def _summarize_and_draw(
     logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool
-) -> tuple[SampleOutput, Table, Settled]:
+) -> tuple[Drawn, Table, Settled]:
     batch, vocab = logits.shape
     num_blocks = triton.cdiv(vocab, BLOCK)
     tiles, splits = _split(batch, num_blocks)
@@ -107,13 +107,16 @@ def _summarize_and_draw(
     row_max, thresholds, tops = empty(torch.float32, 3, batch)
     whole = filters.typical_p is None and filters.xtc_threshold is None  # up to the maximum
     settled = Settled(row_max, thresholds, None if whole else tops, empty(torch.int64, batch))
-    output = SampleOutput(empty(torch.int64, batch, draws.num_samples))
+    output = Drawn(empty(torch.int64, batch, draws.num_samples))
     asked = None
     if info:
         logprobs, raw_logprobs = (empty(torch.float32, *output.tokens.shape) for _ in range(2))
-        output = SampleOutput(output.tokens, logprobs, raw_logprobs, empty(torch.int64, batch))
+        kept, log_masses = empty(torch.int64, batch), empty(torch.float64, 2, batch)
+        state = RowState(row_max, thresholds, row_max if whole else tops, *log_masses)
+        output = Drawn(output.tokens, logprobs, raw_logprobs, kept, state)
         raw = Table(table.maxima_ptr, words())
-        asked = Info(raw, empty(torch.int32, batch, splits), *output[1:])
+        allowed = empty(torch.int32, batch, splits)
+        asked = Info(raw, allowed, logprobs, raw_logprobs, kept, *log_masses)
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
     filter_c = None if rows.filter_c is rows.c else _column(rows.filter_c, logits)

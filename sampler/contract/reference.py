@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..filters import FILTERS
-from ..output import SampleOutput, log_probability
+from ..output import Drawn, RowState, log_probability, logarithm
 from ..params import RowParams
 from .draws import NO_DRAWS, Draws
 from .mass import BLOCK, LOG2_E, LOWEST, exp2_parts, scale_sums, token_weights, whole_depth
@@ -91,7 +91,7 @@ def _kept_set(logits: torch.Tensor, rows: RowParams, draws: Draws) -> torch.Tens
     return torch.where(rows.greedy[:, None], best, kept)
 
 
-def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> SampleOutput:
+def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> Drawn:
     """Tokens [B, num_samples] by the cumulative sum of contract section 5."""
     rows = rows.to(logits.device)
     table = BlockTable(logits, rows.c)
@@ -105,19 +105,28 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> S
     tokens = torch.where(greedy, kept.int().argmax(-1, keepdim=True), drawn)
     invalid = ~table.row_max.isfinite()[:, None]
     if not info:
-        return SampleOutput(tokens.masked_fill(invalid, -1))
+        return Drawn(tokens.masked_fill(invalid, -1))
 
     x = logits.float().gather(-1, tokens)
     row_max = table.row_max[:, None]
-    logprobs = log_probability(x, row_max, rows.temperature[:, None], mass).masked_fill(greedy, 0.0)
+    log_mass = logarithm(mass)
+    logprobs = log_probability(x, row_max, rows.temperature[:, None], log_mass)
     raw = BlockTable(logits, torch.full_like(rows.c, LOG2_E))
-    raw_mass = raw.mass(raw.x > -torch.inf)[:, None]
-    raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_mass)
-    return SampleOutput(
+    raw_log_mass = logarithm(raw.mass(raw.x > -torch.inf))[:, None]
+    raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_log_mass)
+    state = RowState(
+        table.row_max.masked_fill(invalid[:, 0], torch.nan),
+        table.x.masked_fill(~kept, torch.inf).amin(-1),
+        table.x.masked_fill(~kept, -torch.inf).amax(-1),
+        log_mass[:, 0],
+        raw_log_mass[:, 0],
+    )
+    return Drawn(
         tokens.masked_fill(invalid, -1),
-        logprobs.masked_fill(invalid, torch.nan),
+        logprobs.masked_fill(greedy, 0.0).masked_fill(invalid, torch.nan),
         raw_logprobs.masked_fill(invalid, torch.nan),
         kept.sum(-1).masked_fill(invalid[:, 0], 0),
+        state,
     )
 
 

@@ -131,7 +131,7 @@ def differences(
         with emulate(strict=False, perturb=2.0**-22, **options) as log:
             ours = sample(x, backend="triton", **call)
         textbook = sample(x, backend="torch", **call)
-        pairs = list(zip(ours, textbook, strict=True))
+        pairs = list(zip(ours[:4], textbook[:4], strict=True))
         if write:  # of the rows that are valid
             valid = {name: column[:3] for name, column in columns.items()}
             valid |= {"seed": number, "step": 3}

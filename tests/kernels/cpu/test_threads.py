@@ -63,7 +63,7 @@ def test_every_dtype_and_shape_is_the_same_in_threads(shape, dtype):
     for number in (1, 4):
         torch.set_num_threads(number)
         info = sample(x, 0.7, top_k=40, seed=3, num_samples=6, return_info=True)
-        found.append([*info, launch.softmax(x, rows), launch.mask_logits(x, rows), *draw(x)])
+        found.append([*info[:4], launch.softmax(x, rows), launch.mask_logits(x, rows), *draw(x)])
     torch.set_num_threads(1)
     for one, other in zip(*found, strict=True):
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))

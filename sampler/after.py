@@ -1,0 +1,232 @@
+"""What is known of the rows beside their draws, on request: computed from `RowState` by PyTorch.
+
+A backend says what a row was drawn from in five numbers. From them follows the log-probability of
+any token, to the bit: `log_probability` of its logit. Each request costs launches of its own, as
+`docs/performance.md` counts them; nothing is computed that was not asked for.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from .contract.mass import LN_2, LOG2_E
+from .contract.reference import BlockTable
+from .output import Drawn, log_probability
+from .params import RowParams
+
+KEPT_AS = ("ids", "bitmask")
+WORD = 32  # tokens a word of a bitmask
+_NO_TOKEN = -(2**63)
+_AT_ONCE = 2**22  # logits whose order, or tables, are in memory at one time
+
+
+class Asked(NamedTuple):
+    """What a call asks for beside its tokens; the arguments of `api.sample`."""
+
+    top_logprobs: int = 0
+    logprob_ids: torch.Tensor | None = None
+    return_ranks: bool = False
+    return_entropy: bool = False
+    return_kept: str | None = None
+    kept_cap: int | None = None
+
+    def first(self) -> str:
+        """The name of the first that is asked for."""
+        pairs = zip(self._fields, self, self._field_defaults.values(), strict=True)
+        return next(name for name, value, off in pairs if value is not off)
+
+
+NOTHING_MORE = Asked()
+
+
+def check_asked(asked: Asked, batch: int, vocab: int) -> None:
+    """Raise TypeError or ValueError for a request that is none."""
+    for name, lowest, off in (("top_logprobs", 0, 0), ("kept_cap", 1, None)):
+        value = getattr(asked, name)
+        if value is None and off is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name} must be an integer, got {value!r}.")
+        if not lowest <= int(value) <= vocab:
+            raise ValueError(
+                f"{name} is {value}; pass {lowest} to {vocab}, the size of the vocabulary."
+            )
+    if asked.return_kept not in (None, *KEPT_AS):
+        raise ValueError(f'return_kept is {asked.return_kept!r}; pass "ids", "bitmask" or None.')
+    if asked.kept_cap is not None and asked.return_kept != "ids":
+        raise ValueError('kept_cap bounds the ids a row; pass return_kept="ids" with it.')
+    if asked.logprob_ids is not None:
+        check_ids("logprob_ids", asked.logprob_ids, batch, vocab)
+
+
+def check_ids(name: str, ids: Any, batch: int, vocab: int) -> None:
+    """Raise where these are no token ids, `[n]` for every row or `[B, n]`; -1 stands for none."""
+    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        found = ids.dtype if isinstance(ids, torch.Tensor) else repr(ids)
+        raise TypeError(f"{name} must be an int64 or int32 tensor of token ids, got {found}.")
+    if ids.dim() not in (1, 2) or (ids.dim() == 2 and len(ids) != batch):
+        raise ValueError(
+            f"{name} has shape {list(ids.shape)} but logits have {batch} rows; pass [n] for all of "
+            f"them or [{batch}, n]."
+        )
+    wrong = (ids < -1) | (ids >= vocab)
+    if wrong.any():
+        place = wrong.nonzero()[0].tolist()
+        where = f" in row {place[0]}" if ids.dim() == 2 else ""
+        raise ValueError(
+            f"{name} holds {int(ids[tuple(place)])}{where}; token ids go from 0 to {vocab - 1}, "
+            "and -1 stands for none."
+        )
+
+
+def requested(
+    logits: torch.Tensor, rows: RowParams, drawn: Drawn, asked: Asked
+) -> dict[str, torch.Tensor]:
+    """The fields of `SampleOutput` that are asked for, each with the batch in front."""
+    fields: dict[str, torch.Tensor] = {}
+    kept = None
+    if asked.top_logprobs or asked.return_kept or asked.return_entropy:
+        kept = kept_tokens(logits, rows, drawn)
+    if asked.top_logprobs:
+        assert kept is not None
+        best = best_ids(logits, kept, asked.top_logprobs)
+        fields["top_ids"] = best
+        fields["top_logprobs"] = log_probabilities(best, logits, rows, drawn)[0]
+        allowed = (logits > -torch.inf) & valid_rows(drawn)
+        best = best_ids(logits, allowed, asked.top_logprobs)
+        fields["raw_top_ids"] = best
+        fields["raw_top_logprobs"] = log_probabilities(best, logits, rows, drawn)[1]
+    if asked.logprob_ids is not None:
+        ids = asked.logprob_ids.to(logits.device).expand(len(logits), -1)
+        own, raw = log_probabilities(ids, logits, rows, drawn)
+        fields["id_logprobs"], fields["raw_id_logprobs"] = own, raw
+    if asked.return_ranks:
+        fields["ranks"] = ranks(logits, drawn)
+    if asked.return_entropy:
+        assert kept is not None
+        fields["entropy"] = entropy(logits, rows, drawn, kept)
+    if asked.return_kept == "bitmask":
+        assert kept is not None
+        fields["kept_bitmask"] = bitmask(kept)
+    elif asked.return_kept == "ids":
+        assert kept is not None
+        fields |= listed(kept, asked.kept_cap)
+    return fields
+
+
+def valid_rows(drawn: Drawn) -> torch.Tensor:
+    """bool [B, 1]"""
+    return drawn.tokens[:, :1] >= 0
+
+
+def kept_tokens(logits: torch.Tensor, rows: RowParams, drawn: Drawn) -> torch.Tensor:
+    """What the filters kept, bool [B, V]: of a greedy row its token, of an invalid one nothing."""
+    assert drawn.state is not None
+    lowest, highest = (bound[:, None] for bound in drawn.state[1:3])
+    kept = (logits >= lowest) & (logits <= highest) & (logits > -torch.inf)
+    greedy = rows.greedy.to(logits.device)
+    if greedy.any():
+        first = torch.zeros_like(kept).scatter_(1, drawn.tokens[:, :1].clamp(min=0), True)
+        kept = torch.where(greedy[:, None], first, kept)
+    return kept & valid_rows(drawn)
+
+
+def best_ids(logits: torch.Tensor, among: torch.Tensor, n: int) -> torch.Tensor:
+    """The ids of the n largest logits of those marked, int64 [B, n], of equals the lowest first.
+
+    -1 where fewer are marked. Value and id are one integer, so every device gives the same order.
+    """
+    vocab = logits.shape[-1]
+    backwards = vocab - 1 - torch.arange(vocab, device=logits.device)
+    found = []
+    for x, marked in in_parts(logits, among):
+        bits = (x.float() + 0.0).view(torch.int32)
+        key = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() * 2**32 + backwards
+        key = key.masked_fill(~marked, _NO_TOKEN)
+        best = key.topk(n, dim=-1).values
+        found.append((vocab - 1 - (best & 0xFFFFFFFF)).masked_fill(best == _NO_TOKEN, -1))
+    return torch.cat(found)
+
+
+def in_parts(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Some rows [n, V] of each tensor [B, V] at a time."""
+    size = max(1, _AT_ONCE // max(1, tensors[0].shape[-1]))
+    yield from zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def ranks(logits: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+    """How many logits are larger than that of each drawn token, and 1, int64 [B, n]; 0: invalid."""
+    counts = []
+    for draw in range(drawn.tokens.shape[1]):
+        x = logits.gather(-1, drawn.tokens[:, draw : draw + 1].clamp(min=0))
+        counts.append((logits > x).sum(-1))
+    return (torch.stack(counts, dim=-1) + 1) * valid_rows(drawn)
+
+
+def entropy(
+    logits: torch.Tensor, rows: RowParams, drawn: Drawn, kept: torch.Tensor
+) -> torch.Tensor:
+    """Of the kept tokens at the given temperature, in nats, fp32 [B]; NaN in an invalid row.
+
+    `ln(mass) + ln(2) * depth / mass` (contract section 4): sums of integers, in any order.
+    """
+    assert drawn.state is not None
+    depths = []
+    greedy, c = rows.greedy.to(logits.device), rows.c.to(logits.device)
+    c = c.masked_fill(greedy, LOG2_E)  # any finite one
+    for x, own_c, own in in_parts(logits, c[:, None], kept):
+        table = BlockTable(x, own_c[:, 0])
+        depths.append(table.depth(own).double() / table.mass(own).clamp(min=1).double())
+    found = (drawn.state.log_mass + torch.cat(depths) * LN_2).float().masked_fill(greedy, 0.0)
+    return found.masked_fill(~valid_rows(drawn)[:, 0], torch.nan)
+
+
+def bitmask(kept: torch.Tensor) -> torch.Tensor:
+    """int32 [B, ceil(V / 32)]: token i is bit `i % 32` of word `i // 32`."""
+    missing = -kept.shape[-1] % WORD
+    bits = torch.nn.functional.pad(kept, (0, missing)).unflatten(-1, (-1, WORD))
+    places = torch.arange(WORD, device=kept.device)
+    # Words of different bits: nothing carries, and the last bit is the sign's.
+    return (bits.int() << places.int()).sum(-1, dtype=torch.int32)
+
+
+def listed(kept: torch.Tensor, cap: int | None) -> dict[str, torch.Tensor]:
+    """The ids of all rows one after another: row b has those from `offsets[b]` to the next.
+
+    A row of more than `cap` has none, and says so.
+    """
+    counts = kept.sum(-1)
+    overflow = torch.zeros_like(counts, dtype=torch.bool) if cap is None else counts > cap
+    shown = kept & ~overflow[:, None]
+    ends = (counts * ~overflow).cumsum(-1)
+    return {
+        "kept_ids": shown.nonzero()[:, 1].int(),
+        "kept_offsets": torch.cat((ends.new_zeros(1), ends)),
+        "kept_overflow": overflow,
+    }
+
+
+def log_probabilities(
+    ids: torch.Tensor, logits: torch.Tensor, rows: RowParams, drawn: Drawn
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of token ids [B, n], fp32 [B, n]: among the kept tokens (-inf: dropped), and raw.
+
+    NaN for the id -1 and in an invalid row.
+    """
+    state = drawn.state
+    assert state is not None
+    ids = ids.long()
+    x = logits.gather(-1, ids.clamp(min=0)).float() + 0.0
+    row_max, invalid = state.row_max[:, None], state.row_max.isnan()[:, None] | (ids < 0)
+    greedy, temperature = (c.to(x.device)[:, None] for c in (rows.greedy, rows.temperature))
+    own = log_probability(x, row_max, temperature, state.log_mass[:, None])
+    kept = (x >= state.lowest[:, None]) & (x <= state.highest[:, None]) & (x > -torch.inf)
+    own = own.masked_fill(~kept, -torch.inf)
+    best = ids == drawn.tokens[:, :1]
+    own = torch.where(greedy, torch.where(best, 0.0, -torch.inf), own)
+    raw = log_probability(x, row_max, torch.ones_like(row_max), state.raw_log_mass[:, None])
+    return own.masked_fill(invalid, torch.nan), raw.masked_fill(invalid, torch.nan)

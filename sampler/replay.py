@@ -1,0 +1,214 @@
+"""Log-probabilities of tokens that are given: what a trainer needs to be on-policy.
+
+The values are those that `sample` returned for the same logits and parameters, to the bit: masses
+are sums of integers, so the batch, the backend and the device make no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from . import dispatch
+from .after import WORD, check_ids, in_parts, log_probabilities
+from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
+from .contract.mass import LOG2_E
+from .contract.reference import BlockTable
+from .output import Drawn, RowState, logarithm
+from .params import (
+    TEMPERATURE,
+    Parameter,
+    RowParams,
+    SamplingParams,
+    check_names,
+    check_tensor,
+    is_on,
+    resolve_rows,
+    uses_chance,
+)
+
+
+class Replayed(NamedTuple):
+    """Natural logarithms, fp32, shaped like the tokens; NaN for the token -1.
+
+    logprobs: among the kept tokens at the given temperature; -inf where the token is not kept.
+    raw_logprobs: under the untouched distribution: temperature 1, no filter.
+    """
+
+    logprobs: torch.Tensor
+    raw_logprobs: torch.Tensor
+
+
+def replay(
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    temperature: Parameter = None,
+    *,
+    params: SamplingParams | None = None,
+    kept: torch.Tensor | None = None,
+    seed: Seed = None,
+    step: Step = 0,
+    backend: str = "auto",
+    **filters: Parameter,
+) -> Replayed:
+    """The log-probabilities that `sample` gives to these tokens.
+
+    Args:
+        logits: `[B, V]`, `[V]`, or whole sequences `[B, S, V]`; fp32, bf16 or fp16.
+        tokens: int64 or int32, `[B]`, a scalar or `[B, S]`; -1 where there is none.
+        temperature, params, filters: as in `sample`; a `[B]` tensor has a value for each sequence.
+        kept: the set to be drawn from, in place of all filters: a bitmask int32 `[..., ceil(V/32)]`
+            as `return_kept="bitmask"` gives it, or bool `[..., V]`.
+        seed, step: those of the draws, where XTC applies by chance; of sequences the step of the
+            first position.
+        backend: as in `sample`; with `kept` the textbook's arithmetic, on the device of the logits.
+
+    No gradient flows through it; `docs/logprobs.md` has the same with one, in plain PyTorch.
+    Raises TypeError or ValueError as `sample` does; the message names sequence and row.
+    """
+    check_names(params, {TEMPERATURE.name: temperature, **filters})
+    values = dict(filters, temperature=temperature)
+    if params is not None:
+        values = dict(vars(params))
+    _check_shapes(logits, tokens)
+    batch = 1 if logits.dim() == 1 else len(logits)
+    given = {name: value for name, value in values.items() if is_on(name, value)}
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor):
+            check_tensor(name, value, batch, validate=True)
+    if kept is not None:
+        _check_kept(kept, logits)
+        if others := [name for name in given if name != TEMPERATURE.name]:
+            raise ValueError(f"kept stands for all filters; leave {others[0]} out.")
+    if tokens.numel() == 0:
+        return Replayed(*(torch.empty(tokens.shape, device=logits.device) for _ in range(2)))
+    parts = []
+    for b, part in enumerate(_sequences(logits, tokens, kept, given, seed, step)):
+        try:
+            parts.append(_rows(*part, backend))
+        except ValueError as error:
+            if logits.dim() < 3:
+                raise
+            raise ValueError(f"sequence {b}: {error}") from error
+    own, raw = (torch.cat(values).reshape(tokens.shape) for values in zip(*parts, strict=True))
+    return Replayed(own.to(logits.device), raw.to(logits.device))
+
+
+def _check_shapes(logits: Any, tokens: Any) -> None:
+    """Raise where there is not one token for each row of logits."""
+    if not isinstance(logits, torch.Tensor) or logits.dim() not in (1, 2, 3):
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"logits are {shape}; pass a tensor [B, V], [V] or [B, S, V].")
+    if not isinstance(tokens, torch.Tensor) or tokens.dtype not in (torch.int64, torch.int32):
+        found = tokens.dtype if isinstance(tokens, torch.Tensor) else repr(tokens)
+        raise TypeError(f"tokens must be an int64 or int32 tensor of token ids, got {found}.")
+    if tokens.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"tokens have shape {list(tokens.shape)} but logits {list(logits.shape)}; pass one "
+            f"token for each row, {list(logits.shape[:-1])}."
+        )
+
+
+def _check_kept(kept: Any, logits: torch.Tensor) -> None:
+    """Raise where this is neither a bitmask nor a mask of the logits."""
+    *rows, vocab = logits.shape
+    shapes = {torch.bool: [*rows, vocab], torch.int32: [*rows, -(-vocab // WORD)]}
+    wanted = shapes.get(kept.dtype) if isinstance(kept, torch.Tensor) else None
+    if wanted is None:
+        found = kept.dtype if isinstance(kept, torch.Tensor) else repr(kept)
+        raise TypeError(f"kept must be a bool tensor or an int32 bitmask, got {found}.")
+    if list(kept.shape) != wanted:
+        raise ValueError(f"kept has shape {list(kept.shape)}; of these logits it is {wanted}.")
+
+
+Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, Any], Draws]
+
+
+def _sequences(
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    kept: torch.Tensor | None,
+    values: dict[str, Any],
+    seed: Seed,
+    step: Step,
+) -> Iterator[Part]:
+    """Logits [n, V], tokens [n], the kept set, parameters and draws: of a batch, of a sequence."""
+    batch = 1 if logits.dim() == 1 else len(logits)
+    draws = NO_DRAWS
+    if uses_chance(**values):
+        if seed is None:
+            raise ValueError("xtc_probability leaves to chance what is kept; pass seed and step.")
+        draws = resolve_draws(seed, step, 1, None, batch, logits.device)
+    if logits.dim() < 3:
+        chosen = None if kept is None else kept.reshape(batch, -1)
+        yield logits.reshape(batch, -1), tokens.reshape(-1), chosen, values, draws
+        return
+    places = torch.arange(logits.shape[1], device=logits.device)
+    for b, (x, own) in enumerate(zip(logits, tokens, strict=True)):
+        mine = {name: _of_sequence(value, b, batch) for name, value in values.items()}
+        drawn = draws
+        if draws is not NO_DRAWS:
+            seed_b, first = (_of_sequence(word, b, batch) for word in draws[:2])
+            stream = b if draws.stream is None else draws.stream
+            drawn = Draws(seed_b, places + first, stream, 1)
+        yield x, own, None if kept is None else kept[b], mine, drawn
+
+
+def _of_sequence(value: Any, b: int, batch: int) -> Any:
+    """A parameter of one sequence: its own element of a tensor."""
+    if isinstance(value, torch.Tensor):
+        return value.reshape(-1).expand(batch)[b : b + 1]
+    return value
+
+
+def _rows(
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    kept: torch.Tensor | None,
+    values: dict[str, Any],
+    draws: Draws,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both logarithms, fp32 [n]."""
+    x = dispatch.check_logits(logits)
+    ids = tokens[:, None].to(x.device)
+    check_ids("tokens", ids, len(x), x.shape[-1])
+    if kept is None:
+        drawn, x, rows = dispatch.settle(x, values, draws, backend)
+        own, raw = log_probabilities(ids.to(x.device), x, rows, drawn)
+        return own[:, 0], raw[:, 0]
+    rows = resolve_rows(x, **values).to(x.device)
+    chosen = unpacked(kept.to(x.device), x.shape[-1]) & (x > -torch.inf)
+    if not (some := chosen.any(-1)).all():
+        row = int((~some).nonzero()[0])
+        raise ValueError(f"kept holds no token that row {row} allows; mark at least one.")
+    own, raw = log_probabilities(ids, x, rows, _drawn_from(x, chosen, rows))
+    dropped = ~chosen.gather(-1, ids.long().clamp(min=0)) & (ids >= 0)
+    return own.masked_fill(dropped, -torch.inf)[:, 0], raw[:, 0]
+
+
+def unpacked(kept: torch.Tensor, vocab: int) -> torch.Tensor:
+    """A bitmask int32 [n, ceil(V / 32)] as bool [n, V]; what is bool stays."""
+    if kept.dtype == torch.bool:
+        return kept
+    places = torch.arange(WORD, device=kept.device, dtype=torch.int32)
+    return ((kept[..., None] >> places) & 1).flatten(1)[:, :vocab].bool()
+
+
+def _drawn_from(logits: torch.Tensor, chosen: torch.Tensor, rows: RowParams) -> Drawn:
+    """What a backend would say if its filters had kept exactly these tokens, bool [n, V]."""
+    c = rows.c.masked_fill(rows.greedy, LOG2_E)
+    row_max = logits.amax(-1).float() + 0.0
+    log_masses, raw_log_masses = [], []
+    for x, own_c, marked in in_parts(logits, c[:, None], chosen):
+        log_masses.append(logarithm(BlockTable(x, own_c[:, 0]).mass(marked)))
+        raw = BlockTable(x, torch.full_like(own_c[:, 0], LOG2_E))
+        raw_log_masses.append(logarithm(raw.mass(x > -torch.inf)))
+    everything = torch.full_like(row_max, torch.inf)
+    bounds = row_max, -everything, everything
+    state = RowState(*bounds, torch.cat(log_masses), torch.cat(raw_log_masses))
+    best = logits.masked_fill(~chosen, -torch.inf).argmax(-1)
+    dispatch.raise_invalid(logits, ~row_max.isfinite())
+    return Drawn(best[:, None], state=state)
