@@ -2,7 +2,7 @@
 
 A backend says what a row was drawn from in five numbers. From them follows the log-probability of
 any token, to the bit: `log_probability` of its logit. Each request costs launches of its own, as
-`docs/performance.md` counts them; nothing is computed that was not asked for.
+`docs/logprobs.md` counts them; nothing is computed that was not asked for.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ class Asked(NamedTuple):
 NOTHING_MORE = Asked()
 
 
-def check_asked(asked: Asked, batch: int, vocab: int) -> None:
-    """Raise TypeError or ValueError for a request that is none."""
+def check_asked(asked: Asked, return_info: bool, batch: int, vocab: int) -> None:
+    """Raise TypeError or ValueError for a request that is none, or that nobody would see."""
+    if not return_info and asked != NOTHING_MORE:
+        raise ValueError(f"{asked.first()} adds to what return_info=True returns; pass both.")
     for name, lowest, off in (("top_logprobs", 0, 0), ("kept_cap", 1, None)):
         value = getattr(asked, name)
         if value is None and off is None:
@@ -226,7 +228,7 @@ def log_probabilities(
     own = log_probability(x, row_max, temperature, state.log_mass[:, None])
     kept = (x >= state.lowest[:, None]) & (x <= state.highest[:, None]) & (x > -torch.inf)
     own = own.masked_fill(~kept, -torch.inf)
-    best = ids == drawn.tokens[:, :1]
-    own = torch.where(greedy, torch.where(best, 0.0, -torch.inf), own)
+    certain = torch.full_like(own, -torch.inf).masked_fill(ids == drawn.tokens[:, :1], 0.0)
+    own = torch.where(greedy, certain, own)
     raw = log_probability(x, row_max, torch.ones_like(row_max), state.raw_log_mass[:, None])
     return own.masked_fill(invalid, torch.nan), raw.masked_fill(invalid, torch.nan)

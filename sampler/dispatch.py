@@ -97,9 +97,7 @@ def sample(
     rows = resolve_rows(x, validate, **parameters)
     batch, vocab = x.shape
     if asked != NOTHING_MORE:
-        if not return_info:
-            raise ValueError(f"{asked.first()} adds to what return_info=True returns; pass both.")
-        check_asked(asked, batch, vocab)
+        check_asked(asked, return_info, batch, vocab)
     draws = resolve_draws(seed, step, num_samples, generator, batch, x.device, validate)
     if batch == 0:
         drawn = _nothing(x, num_samples)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from . import mirostat
+from .after import Asked, check_asked
 from .api import sample
 from .contract.draws import Seed, seed_tensor
 from .output import SampleOutput
@@ -123,6 +124,8 @@ class FusedSampler(nn.Module):
             self.mirostat_tau, values if params is None else dict(vars(params))
         )
         wants_info = arguments.pop("return_info", False)
+        asked = Asked(**{name: arguments[name] for name in Asked._fields if name in arguments})
+        check_asked(asked, wants_info, batch, logits.shape[-1])
         output = sample(logits, **{**arguments, **values, "mirostat_mu": mu}, return_info=True)
         assert output.logprobs is not None
         if advances:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from common import KINDS, logits_of, real_logits
 
-from fused_sampler import SampleOutput, mask_logits, replay, sample
+from fused_sampler import FusedSampler, SampleOutput, mask_logits, replay, sample
 from fused_sampler.after import bitmask
 from fused_sampler.replay import unpacked
 
@@ -127,6 +127,19 @@ def test_no_rows():
     assert output.entropy.shape == output.ranks.shape == (0,)
 
 
+def test_the_default_dtype_does_not_matter():
+    logits = logits_of("random", 2, 100)
+    before = told(logits, "cpu", temperature=torch.tensor([0.0, 0.7]))
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = told(logits, "cpu", temperature=torch.tensor([0.0, 0.7]))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name in FIELDS:
+        one, other = getattr(before, name), getattr(after, name)
+        assert one.dtype == other.dtype and torch.equal(one.nan_to_num(7), other.nan_to_num(7))
+
+
 def test_nothing_is_there_that_was_not_asked_for():
     output = sample(four_tokens(), return_info=True)
     assert all(value is None for value in output[4:])
@@ -154,6 +167,10 @@ def test_wrong_requests_are_named(arguments, kind, message):
 
 
 def test_requests_need_return_info():
+    sampler = FusedSampler(mirostat_tau=3.0, seed=1)
+    with pytest.raises(ValueError, match="return_ranks adds to what return_info=True returns"):
+        sampler(four_tokens(), return_ranks=True)
+    assert sampler(four_tokens(), return_ranks=True, return_info=True).ranks.shape == (1,)
     with pytest.raises(ValueError, match="top_logprobs adds to what return_info=True returns"):
         sample(four_tokens(), top_logprobs=2)
 
