@@ -18,6 +18,7 @@ from .memory import bits_of, float_of
 from .near import GROUP, near_device
 
 _LARGEST = float(np.finfo(np.float32).max)
+_SAMPLED = 4  # groups that tell about where the mean is
 _LEAST_EXPONENT = np.int32(spread.LEAST_EXPONENT)
 
 
@@ -46,13 +47,13 @@ def block_moments(logits, first, size, block_max):
 
 
 @near_device
-def near_moments(logits, first, size, maximum):
+def near_moments(logits, first, size, pivot):
     """Of a group's finite logits: count, sum and sum of squares of half of what they lack to it."""
     count, total, square = np.float32(0.0), np.float32(0.0), np.float32(0.0)
     half = np.float32(0.5)
     for j in range(size):
         x = widen(logits[first + j])
-        below = (maximum - (x if x >= LOWEST_FLOAT else maximum)) * half
+        below = (pivot - (x if x >= LOWEST_FLOAT else pivot)) * half
         count += np.float32(1.0) if x >= LOWEST_FLOAT else np.float32(0.0)
         total += below
         square += below * below
@@ -60,21 +61,31 @@ def near_moments(logits, first, size, maximum):
 
 
 @device
-def near_variance(row):
-    """The variance in fp32 sums, and by how much of itself it may be off: inf where by too much.
-
-    A sum of 256 terms in fp32 is off by 1.6e-5 of itself in any order, a term by 3e-7.
-    """
+def means_of_groups(row, pivot, stride):
+    """The means of what `near_moments` adds up, fp64, of a group at every so many logits."""
     count, total, square = 0.0, 0.0, 0.0
-    for first in range(0, row.vocab, GROUP * BLOCK):
+    for first in range(0, row.vocab, stride):
         size = min(GROUP * BLOCK, row.vocab - first)
-        of_group = near_moments(row.logits, first, size, row.maximum)
+        of_group = near_moments(row.logits, first, size, pivot)
         count += of_group[0]
         total += of_group[1]
         square += of_group[2]
-    mean, mean_square = total / count, square / count
+    return total / count, square / count
+
+
+@device
+def near_variance(row):
+    """The variance in fp32 sums, and by how much of itself it may be off: inf where by too much.
+
+    Of 256 terms in fp32 a sum is off by 1.6e-5 of their sizes in any order, a term by 3e-7. So they
+    are what logits lack to a pivot near their mean, which a few groups tell. Logits closer together
+    than 1e-6 are left to the exact sums, for which some of them are equal.
+    """
+    few = max(row.vocab // _SAMPLED, GROUP * BLOCK)
+    pivot = row.maximum - np.float32(2.0 * means_of_groups(row, row.maximum, few)[0])
+    mean, mean_square = means_of_groups(row, pivot, GROUP * BLOCK)
     near = mean_square - mean * mean
-    if not near > 0.01 * mean_square or mean_square > 1e30 or mean_square < 1e-30:
+    if not near > 0.01 * mean_square or not 1e-12 < mean_square < 1e30:
         return near, np.inf
     return 4.0 * near, 6e-5 * mean_square / near
 
