@@ -29,7 +29,7 @@ from .arithmetic import (
     scale_sum,
     value_of,
 )
-from .collect import collect, measure_mass, weigh_list
+from .collect import collect, measure_mass, sure_threshold, weigh_list
 from .compiling import device
 from .depth import weigh
 from .near import ERROR, LEAST_C, near_depth, near_sums
@@ -196,6 +196,9 @@ def find(row, space, by, typical, need, total, low, high):
         if by == MASS:
             weigh_list(row, space, listed)
         if by != COUNT:
+            key = sure_threshold(row, space, listed, need - reached, start, stop)
+            if key != NONE:
+                return key, start, stop, blocks, listed, above
             measure_mass(row, space, listed)
         else:
             for i in range(listed):
