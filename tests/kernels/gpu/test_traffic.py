@@ -297,7 +297,7 @@ def test_scratch_memory(top_k, vocab, dtype, info):
     sample(x[:1, :64])
     with Allocations() as made, mock.patch.object(InterpretedFunction, "run"):
         output = sample(x, info, top_k=top_k, top_p=0.9)
-    returned = {t.untyped_storage()._cdata for t in output if t is not None}
+    returned = {t.untyped_storage()._cdata for t in output[:4] if t is not None}
     assert returned <= made.storages.keys()
     scratch = sum(s.nbytes() for key, s in made.storages.items() if key not in returned)
     assert 0 < scratch <= x.nbytes / 16 + len(x) * 76 * 1024
