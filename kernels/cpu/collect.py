@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import BLOCK, block_scale, key_of, scale_sum, token_weight, value_of, widen
+from .arithmetic import BLOCK, key_of, scale_sum, token_weight, value_of, widen
 from .compiling import device
 from .memory import trailing_zeros
-from .scan import NONE
-from .search import EXACT, search_threshold
 from .summarize import block_float, block_sum
 
 
@@ -103,26 +101,3 @@ def measure_mass(row, space, listed):
         top, first = space.tops[space.slots[i]], np.uint64(space.measure[i])
         upto = scale_sum(first + np.uint64(space.weights[i]), top, row.maximum, row.c)
         space.measure[i] = np.int64(upto - scale_sum(first, top, row.maximum, row.c))
-
-
-@device
-def sure_threshold(row, space, listed, need, low, high):
-    """The threshold by mass from each listed logit's own, or `NONE` where that leaves a doubt.
-
-    Scaled one by one, weights add up to at most as much as by `measure_mass`, and lack less than a
-    unit each: nearly always that is enough to know, without comparing logits of one block.
-    """
-    i = 0
-    while i < listed:
-        slot = space.slots[i]
-        mantissa, exponent = block_scale(space.tops[slot], row.maximum, row.c)
-        shift = np.uint64(min(np.int32(14 - exponent), np.int32(63)))
-        while i < listed and space.slots[i] == slot:
-            space.measure[i] = np.int64((np.uint64(space.weights[i]) * mantissa) >> shift)
-            i += 1
-    key = search_threshold(space.keys, space.measure, listed, need, low, high, EXACT)
-    least, most_above = np.int64(0), np.int64(0)
-    for i in range(listed):
-        least += space.measure[i] if space.keys[i] >= key else np.int64(0)
-        most_above += space.measure[i] + 1 if space.keys[i] > key else np.int64(0)
-    return key if most_above < need <= least else NONE

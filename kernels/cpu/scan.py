@@ -41,20 +41,6 @@ def lowest_key_from(row, value):
 
 
 @device
-def count_between(row, space, low, high):
-    """How many logits have keys in [low, high)."""
-    count, start, stop = np.int64(0), np.int32(low), np.int32(high)
-    for n in range(row.num_blocks):
-        if space.maxima[n] >= start:
-            first, found = n * BLOCK, np.int32(0)
-            for j in range(min(BLOCK, row.vocab - first)):
-                key = key_of(row.logits[first + j])
-                found += np.int32(start <= key and key < stop)
-            count += np.int64(found)
-    return count
-
-
-@device
 def highest_below(row, space, high):
     """The largest key of the row below `high`, int64."""
     highest, limit = np.int64(FORBIDDEN), np.int32(high)

@@ -29,14 +29,13 @@ from .arithmetic import (
     scale_sum,
     value_of,
 )
-from .collect import collect, measure_mass, sure_threshold, weigh_list
+from .collect import collect, measure_mass, weigh_list
 from .compiling import device
 from .depth import weigh
 from .near import ERROR, LEAST_C, near_depth, near_sums
-from .refine import guess
+from .refine import block_bound, guess
 from .scan import (
     NONE,
-    count_between,
     highest_below,
     lowest_between,
     lowest_key_from,
@@ -89,7 +88,7 @@ def lowest_of_sigma(row, space):
     n = np.float64(row.filters.top_n_sigma) * np.float64(row.c)
     near, error = near_variance(row)
     value = -n * math.sqrt(max(near, 0.0))
-    key = certain_key(row, space, value, -value * (error + 1e-6))
+    key = certain_key(row, space, value, -value * (0.5 * error + 1e-6))  # of the root, half
     if key != NONE:
         return key
     return lowest_key_from(row, np.float32(-largest_root(n * n * variance(row, space))))
@@ -128,16 +127,6 @@ def lowest_of_cutoff(row, space, low, high, cutoff):
 
 
 @device
-def block_bound(row, space, k, low, high):
-    """A key that at least k blocks reach, hence k logits as well; `low` where fewer do."""
-    if k > row.num_blocks:
-        return np.int64(low)
-    for n in range(row.num_blocks):
-        space.mass[n] = 1
-    return search_threshold(space.maxima, space.mass, row.num_blocks, k, low, high, k // 4 + 8)
-
-
-@device
 def mass_bounds(row, space, tops, size, need, low, high):
     """Keys `low <= threshold < high` of the mass `need`; `space.mass` holds that of the blocks.
 
@@ -155,28 +144,50 @@ def mass_bounds(row, space, tops, size, need, low, high):
 
 
 @device
+def search_list(row, space, by, listed, need, start, stop):
+    """The largest key in [start, stop) at which listed logits reach `need`, else `start - 1`."""
+    if by == COUNT:
+        for i in range(listed):
+            space.measure[i] = 1
+        return search_threshold(space.keys, space.measure, listed, need, start - 1, stop, 0)
+    if by == MASS:
+        weigh_list(row, space, listed)
+    # The masses of single logits lack less than one each to what they add to those of blocks.
+    for i in range(listed):
+        weight, top = np.uint64(space.weights[i]), space.tops[space.slots[i]]
+        space.measure[i] = np.int64(scale_sum(weight, top, row.maximum, row.c))
+    key = search_threshold(space.keys, space.measure, listed, need, start - 1, stop, EXACT)
+    beyond = listed
+    for i in range(listed):
+        beyond += space.measure[i] if space.keys[i] > key else 0
+    if beyond < need:
+        return key
+    measure_mass(row, space, listed)
+    return search_threshold(space.keys, space.measure, listed, need, start - 1, stop, EXACT)
+
+
+@device
 def find(row, space, by, typical, need, total, low, high):
     """The largest key in [low, high) at which a measure reaches `need`, else `low`.
 
-    By count any key that exactly `need` logits reach will do. By nearness keys are those of
-    `typical.py`, and `typical` what they depend on. Returns the key, the bracket of the list, and
-    how many blocks, listed logits and better ones it left.
+    By count any key that exactly `need` logits reach will do, and `total`, the row's mass, is 0. By
+    nearness keys are those of `typical.py`, and `typical` what they depend on. Returns the key, the
+    bracket of the list, and how many blocks, listed logits and better ones it left.
     """
     most, above_high = np.int64(0), np.int64(0)  # logits from `low` up, and from `high` up
+    lowest = ends(row, typical, low)[0] if by == NEARNESS else low
     for n in range(row.num_blocks):
-        most += BLOCK if by != NEARNESS and space.maxima[n] >= low else 0
-    if by == NEARNESS:
-        first, last = ends(row, typical, low)
-        most = count_between(row, space, first, last)
+        most += BLOCK if space.maxima[n] >= lowest else 0
+    known, anchor = np.int64(total), np.int64(high if by == COUNT else FORBIDDEN)  # from a key up
     attempt = 0
     # It ends: a round that does not return raises `low` or lowers `high`, as low < start <= stop <
-    # high after a guess, and every second guess is the middle.
+    # high after all guesses but the first, and every second one is the middle.
     while True:
         start, stop = low, high
         if low + 1 >= high:
             stop = low
         elif most - above_high > space.capacity:
-            start, stop = guess(row, space, by, typical, need, total, low, high, attempt)
+            start, stop = guess(row, space, by, typical, need - known, anchor, low, high, attempt)
         attempt += 1
         if by == NEARNESS:
             blocks, listed, above = collect_near(row, space, typical, start, stop)
@@ -187,33 +198,18 @@ def find(row, space, by, typical, need, total, low, high):
             reached = weigh_blocks(row, space.tops, space.sure, space.mass, blocks)
         if low + 1 >= high:
             return low, start, stop, blocks, listed, above
+        known, anchor = reached, stop
         if reached >= need:
             low, most = stop, above
             continue
         high, above_high = stop, above
         if start == stop or listed > space.capacity:
             continue
-        if by == MASS:
-            weigh_list(row, space, listed)
-        if by != COUNT:
-            key = sure_threshold(row, space, listed, need - reached, start, stop)
-            if key != NONE:
-                return key, start, stop, blocks, listed, above
-            measure_mass(row, space, listed)
-        else:
-            for i in range(listed):
-                space.measure[i] = 1
-        upto = reached
-        for i in range(listed):
-            upto += space.measure[i]
-        if upto < need and start > low:
+        key = search_list(row, space, by, listed, need - reached, start, stop)
+        if key < start and start > low:
             high, above_high = start, above + listed
             continue
-        slack = 0 if by == COUNT else EXACT
-        low = search_threshold(
-            space.keys, space.measure, listed, need - reached, start, stop, slack
-        )
-        return low, start, stop, blocks, listed, above
+        return max(key, start), start, stop, blocks, listed, above
 
 
 @device
@@ -268,12 +264,11 @@ def keep_typical(row, space, low, end):
     mass, depth, size = weigh(row, space, low, end, True)
     typical = Typical(np.float32(np.float64(depth) / np.float64(mass)), low)
     need = mass_needed(row.filters.typical_p, mass)
-    # Top-p's set holds the mass: what is as far away as its ends will do.
+    # Top-p's set holds the mass: what is as far away as its lower end will do.
     weigh_blocks(row, space.tops, space.sums, space.mass, size)
-    lower, upper = mass_bounds(row, space, space.tops, size, need, low, end)
+    lower, _ = mass_bounds(row, space, space.tops, size, need, low, end)
     best = near_key(row.maximum, row, typical.mean)
-    worst = find(row, space, MASS, _NO_TYPICAL, need, mass, lower, upper)[0]
-    far = min(near_key(value_of(np.int32(worst)), row, typical.mean), best)
+    far = min(near_key(value_of(np.int32(lower)), row, typical.mean), best)
     nearest = find(row, space, NEARNESS, typical, need, mass, np.int64(far), NEAREST + 1)[0]
     start, stop = ends(row, typical, nearest)
     return start, highest_below(row, space, stop) + 1

@@ -15,10 +15,10 @@ from fused_sampler.contract import spread
 from .arithmetic import BLOCK, FORBIDDEN, LOWEST_FLOAT, value_of, widen
 from .compiling import device
 from .memory import bits_of, float_of
-from .near import GROUP, near_device
+from .near import near_device
 
+_FEW = 256  # logits
 _LARGEST = float(np.finfo(np.float32).max)
-_SAMPLED = 4  # groups that tell about where the mean is
 _LEAST_EXPONENT = np.int32(spread.LEAST_EXPONENT)
 
 
@@ -47,47 +47,36 @@ def block_moments(logits, first, size, block_max):
 
 
 @near_device
-def near_moments(logits, first, size, pivot):
-    """Of a group's finite logits: count, sum and sum of squares of half of what they lack to it."""
-    count, total, square = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-    half = np.float32(0.5)
+def near_moments(logits, size, center):
+    """Of the finite logits up to `size`, less `center`: count, sum and sum of squares, fp64."""
+    count, total, square = np.int32(0), 0.0, 0.0
     for j in range(size):
-        x = widen(logits[first + j])
-        below = (pivot - (x if x >= LOWEST_FLOAT else pivot)) * half
-        count += np.float32(1.0) if x >= LOWEST_FLOAT else np.float32(0.0)
-        total += below
-        square += below * below
+        x = widen(logits[j])
+        off = np.float64(x if x >= LOWEST_FLOAT else center) - np.float64(center)
+        count += np.int32(x >= LOWEST_FLOAT)
+        total += off
+        square += off * off
     return count, total, square
 
 
 @device
-def means_of_groups(row, pivot, stride):
-    """The means of what `near_moments` adds up, fp64, of a group at every so many logits."""
-    count, total, square = 0.0, 0.0, 0.0
-    for first in range(0, row.vocab, stride):
-        size = min(GROUP * BLOCK, row.vocab - first)
-        of_group = near_moments(row.logits, first, size, pivot)
-        count += of_group[0]
-        total += of_group[1]
-        square += of_group[2]
-    return total / count, square / count
-
-
-@device
 def near_variance(row):
-    """The variance in fp32 sums, and by how much of itself it may be off: inf where by too much.
+    """The variance by fp64 sums, and by how much of itself the exact one may differ, or inf.
 
-    Of 256 terms in fp32 a sum is off by 1.6e-5 of their sizes in any order, a term by 3e-7. So they
-    are what logits lack to a pivot near their mean, which a few groups tell. Logits closer together
-    than 1e-6 are left to the exact sums, for which some of them are equal.
+    Sums are taken about what is near the mean, that of a few logits: NaN, and so all that follows,
+    where none of them is finite. A sum in any order is off by V * 2**-53. The exact one's q stand
+    for a logit within 2**-23 of its block's range, whose mean square is at most 128 variances: off
+    by 3e-6 of the variance. Sums of blocks in the row's unit are off by as much at V = 2**22. From
+    a deviation of 1e-6 on, the least unit a block takes is nothing.
     """
-    few = max(row.vocab // _SAMPLED, GROUP * BLOCK)
-    pivot = row.maximum - np.float32(2.0 * means_of_groups(row, row.maximum, few)[0])
-    mean, mean_square = means_of_groups(row, pivot, GROUP * BLOCK)
+    count, total, square = near_moments(row.logits, min(_FEW, row.vocab), row.maximum)
+    center = np.float32(row.maximum + total / count)
+    count, total, square = near_moments(row.logits, row.vocab, center)
+    mean, mean_square = total / count, square / count
     near = mean_square - mean * mean
-    if not near > 0.01 * mean_square or not 1e-12 < mean_square < 1e30:
+    if not near > 0.01 * mean_square or not 1e-10 < mean_square < 1e30:
         return near, np.inf
-    return 4.0 * near, 6e-5 * mean_square / near
+    return near, 7e-6
 
 
 @device

@@ -10,6 +10,7 @@ import torch
 from common import logits_of, real_logits
 
 from fused_sampler import sample
+from fused_sampler.contract import spread as exact
 from fused_sampler.contract.mass import EXP2_COEFFICIENTS
 from fused_sampler.contract.philox import multiply_high, random_bits
 from fused_sampler.contract.reference import BlockTable
@@ -21,6 +22,7 @@ arithmetic = sys.modules["fused_sampler.kernels.cpu.arithmetic"]
 compiling = sys.modules["fused_sampler.kernels.cpu.compiling"]
 memory = sys.modules["fused_sampler.kernels.cpu.memory"]
 space = sys.modules["fused_sampler.kernels.cpu.space"]
+spread = sys.modules["fused_sampler.kernels.cpu.spread"]
 summarize = sys.modules["fused_sampler.kernels.cpu.summarize"].summarize
 
 STEPS = 60_000
@@ -85,13 +87,19 @@ def near_draws(kind, address, vocab, c, scratch, bits, tokens):
         tokens[i] = near.draw_near(row, lines, mass, bits[i])
 
 
+@compiling.device
+def near_variance(kind, address, vocab, c, scratch):
+    row, _ = lay_out(kind, address, vocab, c, scratch)
+    return spread.near_variance(row)
+
+
 class Masses:
     """The masses of a row [1, V]: the contract's and, of groups of blocks, the near ones."""
 
     def __init__(self, x, temperature=None):
         c = resolve_rows(x, temperature=temperature).c
-        self.x, table = x, BlockTable(x, c)
-        self.upto = table.cumulative_mass(table.x > -torch.inf)[0]  # int64 [N * 64]
+        self.x, self.table = x, BlockTable(x, c)
+        self.upto = self.table.cumulative_mass(self.table.x > -torch.inf)[0]  # int64 [N * 64]
         self.total = int(self.upto[-1])
         blocks = -(-x.shape[1] // 64)
         self.groups = -(-blocks // near.GROUP)
@@ -233,3 +241,20 @@ def test_the_polynomial_is_within_what_the_error_takes_it_for():
     error = np.abs(np.polyval(np.array(coefficients, dtype=np.float64), f) / 2**f - 1).max()
     exact = np.abs(np.polyval(EXP2_COEFFICIENTS[::-1], f) / 2**f - 1).max()
     assert error < 3.9e-6 and exact < 2e-7
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-4, 1e4, 1e9])
+@pytest.mark.parametrize("x", ROWS.values(), ids=ROWS)
+def test_the_variance_is_within_its_bound(x, scale):
+    for far in (None, -1e2, -1e4, 1e3):  # a logit that widens the units of its block, and the row's
+        row = x.float() * scale
+        if far is not None:
+            row[0, 77] = far * scale
+        masses = Masses(row)
+        value, error = near_variance(*masses.row)
+        variance = float(
+            exact.variance(masses.table.blocks(masses.table.x), masses.table.block_max)
+        )
+        assert abs(value - variance) <= error * variance
+    if scale == 1.0 and x.std() < 100:
+        assert error < 1e-5  # sure enough to be of use
