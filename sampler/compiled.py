@@ -39,7 +39,8 @@ def sample(
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
     if asked != NOTHING_MORE:  # the graph breaks here
-        return _sample_outside(
+        outside = torch.compiler.disable(dispatch.sample)
+        return outside(
             *(logits, seed, step, num_samples, generator, backend, return_info, validate, asked),
             **parameters,
         )
@@ -64,8 +65,6 @@ def mask_logits(
     draws = _apart([_word(seed), _word(step)])
     return _mask_logits(logits.detach(), *_values(**parameters), *draws, backend, validate)
 
-
-_sample_outside = torch.compiler.disable(dispatch.sample)
 
 Tensors = list[torch.Tensor | None]
 
