@@ -15,7 +15,7 @@ import torch
 
 from .contract.mass import LN_2, LOG2_E
 from .contract.reference import BlockTable
-from .output import Drawn, log_probability
+from .output import Drawn, RowState, log_probability
 from .params import RowParams
 
 KEPT_AS = ("ids", "bitmask")
@@ -65,11 +65,16 @@ def check_asked(asked: Asked, return_info: bool, batch: int, vocab: int) -> None
         check_ids("logprob_ids", asked.logprob_ids, batch, vocab)
 
 
-def check_ids(name: str, ids: Any, batch: int, vocab: int) -> None:
-    """Raise where these are no token ids, `[n]` for every row or `[B, n]`; -1 stands for none."""
+def check_kind_of_ids(name: str, ids: Any) -> None:
+    """Raise TypeError where this is no tensor of integers."""
     if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
         found = ids.dtype if isinstance(ids, torch.Tensor) else repr(ids)
         raise TypeError(f"{name} must be an int64 or int32 tensor of token ids, got {found}.")
+
+
+def check_ids(name: str, ids: Any, batch: int, vocab: int) -> None:
+    """Raise where these are no token ids, `[n]` for every row or `[B, n]`; -1 stands for none."""
+    check_kind_of_ids(name, ids)
     if ids.dim() not in (1, 2) or (ids.dim() == 2 and len(ids) != batch):
         raise ValueError(
             f"{name} has shape {list(ids.shape)} but logits have {batch} rows; pass [n] for all of "
@@ -125,11 +130,16 @@ def valid_rows(drawn: Drawn) -> torch.Tensor:
     return drawn.tokens[:, :1] >= 0
 
 
+def is_kept(x: torch.Tensor, state: RowState) -> torch.Tensor:
+    """Whether the filters kept these logits [B, n], bool; a greedy row has ties with its token."""
+    lowest, highest = state.lowest[:, None], state.highest[:, None]
+    return (x >= lowest) & (x <= highest) & (x > -torch.inf)
+
+
 def kept_tokens(logits: torch.Tensor, rows: RowParams, drawn: Drawn) -> torch.Tensor:
     """What the filters kept, bool [B, V]: of a greedy row its token, of an invalid one nothing."""
     assert drawn.state is not None
-    lowest, highest = (bound[:, None] for bound in drawn.state[1:3])
-    kept = (logits >= lowest) & (logits <= highest) & (logits > -torch.inf)
+    kept = is_kept(logits, drawn.state)
     greedy = rows.greedy.to(logits.device)
     if greedy.any():
         first = torch.zeros_like(kept).scatter_(1, drawn.tokens[:, :1].clamp(min=0), True)
@@ -226,8 +236,7 @@ def log_probabilities(
     row_max, invalid = state.row_max[:, None], state.row_max.isnan()[:, None] | (ids < 0)
     greedy, temperature = (c.to(x.device)[:, None] for c in (rows.greedy, rows.temperature))
     own = log_probability(x, row_max, temperature, state.log_mass[:, None])
-    kept = (x >= state.lowest[:, None]) & (x <= state.highest[:, None]) & (x > -torch.inf)
-    own = own.masked_fill(~kept, -torch.inf)
+    own = own.masked_fill(~is_kept(x, state), -torch.inf)
     certain = torch.full_like(own, -torch.inf).masked_fill(ids == drawn.tokens[:, :1], 0.0)
     own = torch.where(greedy, certain, own)
     raw = log_probability(x, row_max, torch.ones_like(row_max), state.raw_log_mass[:, None])

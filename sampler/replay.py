@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import dispatch
-from .after import WORD, check_ids, in_parts, log_probabilities
+from .after import WORD, check_ids, check_kind_of_ids, in_parts, log_probabilities
 from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
 from .contract.mass import LOG2_E
 from .contract.reference import BlockTable
@@ -87,7 +87,7 @@ def replay(
     parts = []
     for b, part in enumerate(_sequences(logits, tokens, kept, given, seed, step)):
         try:
-            parts.append(_rows(*part, backend))
+            parts.append(_rows(part, backend))
         except ValueError as error:
             if logits.dim() < 3:
                 raise
@@ -101,9 +101,7 @@ def _check_shapes(logits: Any, tokens: Any) -> None:
     if not isinstance(logits, torch.Tensor) or logits.dim() not in (1, 2, 3):
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"logits are {shape}; pass a tensor [B, V], [V] or [B, S, V].")
-    if not isinstance(tokens, torch.Tensor) or tokens.dtype not in (torch.int64, torch.int32):
-        found = tokens.dtype if isinstance(tokens, torch.Tensor) else repr(tokens)
-        raise TypeError(f"tokens must be an int64 or int32 tensor of token ids, got {found}.")
+    check_kind_of_ids("tokens", tokens)
     if tokens.shape != logits.shape[:-1]:
         raise ValueError(
             f"tokens have shape {list(tokens.shape)} but logits {list(logits.shape)}; pass one "
@@ -123,7 +121,14 @@ def _check_kept(kept: Any, logits: torch.Tensor) -> None:
         raise ValueError(f"kept has shape {list(kept.shape)}; of these logits it is {wanted}.")
 
 
-Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, Any], Draws]
+class Part(NamedTuple):
+    """A batch, or one sequence of several: what its rows are drawn from."""
+
+    logits: torch.Tensor  # [n, V]
+    tokens: torch.Tensor  # [n]
+    kept: torch.Tensor | None
+    values: dict[str, Any]  # of the parameters that are on
+    draws: Draws
 
 
 def _sequences(
@@ -134,7 +139,7 @@ def _sequences(
     seed: Seed,
     step: Step,
 ) -> Iterator[Part]:
-    """Logits [n, V], tokens [n], the kept set, parameters and draws: of a batch, of a sequence."""
+    """The batch as one part, or each sequence as a part of its own."""
     batch = 1 if logits.dim() == 1 else len(logits)
     draws = NO_DRAWS
     if uses_chance(**values):
@@ -143,7 +148,7 @@ def _sequences(
         draws = resolve_draws(seed, step, 1, None, batch, logits.device)
     if logits.dim() < 3:
         chosen = None if kept is None else kept.reshape(batch, -1)
-        yield logits.reshape(batch, -1), tokens.reshape(-1), chosen, values, draws
+        yield Part(logits.reshape(batch, -1), tokens.reshape(-1), chosen, values, draws)
         return
     places = torch.arange(logits.shape[1], device=logits.device)
     for b, (x, own) in enumerate(zip(logits, tokens, strict=True)):
@@ -153,7 +158,7 @@ def _sequences(
             seed_b, first = (_of_sequence(word, b, batch) for word in draws[:2])
             stream = b if draws.stream is None else draws.stream
             drawn = Draws(seed_b, places + first, stream, 1)
-        yield x, own, None if kept is None else kept[b], mine, drawn
+        yield Part(x, own, None if kept is None else kept[b], mine, drawn)
 
 
 def _of_sequence(value: Any, b: int, batch: int) -> Any:
@@ -163,24 +168,17 @@ def _of_sequence(value: Any, b: int, batch: int) -> Any:
     return value
 
 
-def _rows(
-    logits: torch.Tensor,
-    tokens: torch.Tensor,
-    kept: torch.Tensor | None,
-    values: dict[str, Any],
-    draws: Draws,
-    backend: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _rows(part: Part, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Both logarithms, fp32 [n]."""
-    x = dispatch.check_logits(logits)
-    ids = tokens[:, None].to(x.device)
+    x = dispatch.check_logits(part.logits)
+    ids = part.tokens[:, None].to(x.device)
     check_ids("tokens", ids, len(x), x.shape[-1])
-    if kept is None:
-        drawn, x, rows = dispatch.settle(x, values, draws, backend)
+    if part.kept is None:
+        drawn, x, rows = dispatch.settle(x, part.values, part.draws, backend)
         own, raw = log_probabilities(ids.to(x.device), x, rows, drawn)
         return own[:, 0], raw[:, 0]
-    rows = resolve_rows(x, **values).to(x.device)
-    chosen = unpacked(kept.to(x.device), x.shape[-1]) & (x > -torch.inf)
+    rows = resolve_rows(x, **part.values).to(x.device)
+    chosen = unpacked(part.kept.to(x.device), x.shape[-1]) & (x > -torch.inf)
     if not (some := chosen.any(-1)).all():
         row = int((~some).nonzero()[0])
         raise ValueError(f"kept holds no token that row {row} allows; mark at least one.")

@@ -110,9 +110,8 @@ class _Chain:
         }
         if params.get("temperature") != 0:
             samplers = [make(params[name]) for name, make in makers.items() if name in params]
-            samplers += (
-                [lib.llama_sampler_init_dist(0)] if draws and "mirostat_mu" not in params else []
-            )
+            if draws and "mirostat_mu" not in params:
+                samplers.append(lib.llama_sampler_init_dist(0))
         elif draws:
             samplers = [lib.llama_sampler_init_greedy()]
         else:

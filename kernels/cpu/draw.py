@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import BLOCK, LN_2, key_of, scale_sum, token_weight, widen
+from .arithmetic import BLOCK, key_of, scale_sum, token_weight, widen
 from .compiling import device
 from .memory import multiply_high
 from .summarize import block_float
@@ -88,7 +88,7 @@ def first_best(row, space, best):
 
 
 @device
-def log_probability(x, maximum, temperature, log2_total):
-    """Of a logit in a row with this logarithm of its mass, fp32."""
+def log_probability(x, maximum, temperature, log_mass):
+    """Of a logit in a row with this natural logarithm of its mass, fp32."""
     below = (np.float64(x) - np.float64(maximum)) / np.float64(temperature)
-    return np.float32(below - log2_total * LN_2)
+    return np.float32(below - log_mass)

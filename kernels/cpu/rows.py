@@ -87,15 +87,15 @@ def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, l
         fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
         for n in range(row.num_blocks):
             raw_total += np.int64(scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E))
-    log2_total, log2_raw = log2_mass(total), log2_mass(raw_total)
+    log_mass, raw_log_mass = log2_mass(total) * LN_2, log2_mass(raw_total) * LN_2
     for i in range(size):
         logprobs[i], raw[i] = np.float32(np.nan), np.float32(np.nan)
         if valid:
             x = widen(row.logits[drawn[i]])
-            own = log_probability(x, row.maximum, temperature, log2_total)
+            own = log_probability(x, row.maximum, temperature, log_mass)
             logprobs[i] = np.float32(0.0) if greedy else own
-            raw[i] = log_probability(x, row.maximum, np.float32(1.0), log2_raw)
-    return log2_total * LN_2, log2_raw * LN_2
+            raw[i] = log_probability(x, row.maximum, np.float32(1.0), raw_log_mass)
+    return log_mass, raw_log_mass
 
 
 def _compile(sources):
