@@ -1,6 +1,8 @@
 """Token sampling for language models: one call from logits to token, the same on every device."""
 
 from .api import mask_logits, sample, softmax
+from .edits.arguments import Edits
+from .edits.history import History
 from .module import FusedSampler
 from .output import SampleOutput
 from .params import SamplingParams
@@ -8,7 +10,9 @@ from .replay import Replayed, replay
 from .warmup import warmup
 
 __all__ = [
+    "Edits",
     "FusedSampler",
+    "History",
     "Replayed",
     "SampleOutput",
     "SamplingParams",

@@ -15,11 +15,11 @@ import torch
 
 from .contract.mass import LN_2, LOG2_E
 from .contract.reference import BlockTable
+from .edits import bitmask
 from .output import Drawn, RowState, log_probability
 from .params import RowParams
 
 KEPT_AS = ("ids", "bitmask")
-WORD = 32  # tokens a word of a bitmask
 _NO_TOKEN = -(2**63)
 _AT_ONCE = 2**22  # logits whose order, or tables, are in memory at one time
 
@@ -91,9 +91,12 @@ def check_ids(name: str, ids: Any, batch: int, vocab: int) -> None:
 
 
 def requested(
-    logits: torch.Tensor, rows: RowParams, drawn: Drawn, asked: Asked
+    logits: torch.Tensor, raw: torch.Tensor, rows: RowParams, drawn: Drawn, asked: Asked
 ) -> dict[str, torch.Tensor]:
-    """The fields of `SampleOutput` that are asked for, each with the batch in front."""
+    """The fields of `SampleOutput` that are asked for, each with the batch in front.
+
+    `logits` with all edits, and `raw` before any.
+    """
     fields: dict[str, torch.Tensor] = {}
     kept = None
     if asked.top_logprobs or asked.return_kept or asked.return_entropy:
@@ -102,15 +105,15 @@ def requested(
         assert kept is not None
         best = best_ids(logits, kept, asked.top_logprobs)
         fields["top_ids"] = best
-        fields["top_logprobs"] = log_probabilities(best, logits, rows, drawn)[0]
-        allowed = (logits > -torch.inf) & valid_rows(drawn)
-        best = best_ids(logits, allowed, asked.top_logprobs)
+        fields["top_logprobs"] = log_probabilities(best, logits, rows, drawn)
+        allowed = (raw > -torch.inf) & valid_rows(drawn)
+        best = best_ids(raw, allowed, asked.top_logprobs)
         fields["raw_top_ids"] = best
-        fields["raw_top_logprobs"] = log_probabilities(best, logits, rows, drawn)[1]
+        fields["raw_top_logprobs"] = raw_log_probabilities(best, raw, drawn)
     if asked.logprob_ids is not None:
         ids = asked.logprob_ids.to(logits.device).expand(len(logits), -1)
-        own, raw = log_probabilities(ids, logits, rows, drawn)
-        fields["id_logprobs"], fields["raw_id_logprobs"] = own, raw
+        fields["id_logprobs"] = log_probabilities(ids, logits, rows, drawn)
+        fields["raw_id_logprobs"] = raw_log_probabilities(ids, raw, drawn)
     if asked.return_ranks:
         fields["ranks"] = ranks(logits, drawn)
     if asked.return_entropy:
@@ -118,7 +121,7 @@ def requested(
         fields["entropy"] = entropy(logits, rows, drawn, kept)
     if asked.return_kept == "bitmask":
         assert kept is not None
-        fields["kept_bitmask"] = bitmask(kept)
+        fields["kept_bitmask"] = bitmask.packed(kept)
     elif asked.return_kept == "ids":
         assert kept is not None
         fields |= listed(kept, asked.kept_cap)
@@ -197,15 +200,6 @@ def entropy(
     return found.masked_fill(~valid_rows(drawn)[:, 0], torch.nan)
 
 
-def bitmask(kept: torch.Tensor) -> torch.Tensor:
-    """int32 [B, ceil(V / 32)]: token i is bit `i % 32` of word `i // 32`."""
-    missing = -kept.shape[-1] % WORD
-    bits = torch.nn.functional.pad(kept, (0, missing)).unflatten(-1, (-1, WORD))
-    places = torch.arange(WORD, device=kept.device)
-    # Words of different bits: nothing carries, and the last bit is the sign's.
-    return (bits.int() << places.int()).sum(-1, dtype=torch.int32)
-
-
 def listed(kept: torch.Tensor, cap: int | None) -> dict[str, torch.Tensor]:
     """The ids of all rows one after another: row b has those from `offsets[b]` to the next.
 
@@ -224,8 +218,8 @@ def listed(kept: torch.Tensor, cap: int | None) -> dict[str, torch.Tensor]:
 
 def log_probabilities(
     ids: torch.Tensor, logits: torch.Tensor, rows: RowParams, drawn: Drawn
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of token ids [B, n], fp32 [B, n]: among the kept tokens (-inf: dropped), and raw.
+) -> torch.Tensor:
+    """Of token ids [B, n] among the kept tokens, fp32 [B, n]; -inf where dropped.
 
     NaN for the id -1 and in an invalid row.
     """
@@ -238,6 +232,14 @@ def log_probabilities(
     own = log_probability(x, row_max, temperature, state.log_mass[:, None])
     own = own.masked_fill(~is_kept(x, state), -torch.inf)
     certain = torch.full_like(own, -torch.inf).masked_fill(ids == drawn.tokens[:, :1], 0.0)
-    own = torch.where(greedy, certain, own)
-    raw = log_probability(x, row_max, torch.ones_like(row_max), state.raw_log_mass[:, None])
-    return own.masked_fill(invalid, torch.nan), raw.masked_fill(invalid, torch.nan)
+    return torch.where(greedy, certain, own).masked_fill(invalid, torch.nan)
+
+
+def raw_log_probabilities(ids: torch.Tensor, logits: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+    """The same under the untouched distribution of these `logits`."""
+    state = drawn.state
+    assert state is not None
+    x = logits.gather(-1, ids.long().clamp(min=0)).float()
+    raw_max, invalid = state.raw_max[:, None], state.row_max.isnan()[:, None] | (ids < 0)
+    raw = log_probability(x, raw_max, torch.ones_like(raw_max), state.raw_log_mass[:, None])
+    return raw.masked_fill(invalid, torch.nan)

@@ -11,6 +11,7 @@ import torch
 from . import compiled, dispatch
 from .after import Asked
 from .contract.draws import Seed, Step
+from .edits.arguments import EDITS, take_edits
 from .output import SampleOutput
 from .params import PARAMETERS, Parameter, SamplingParams
 
@@ -34,7 +35,7 @@ def sample(
     return_kept: Literal["ids", "bitmask"] | None = ...,
     kept_cap: int | None = ...,
     validate: bool = ...,
-    **filters: Parameter,
+    **filters: Any,
 ) -> torch.Tensor: ...
 @overload
 def sample(
@@ -55,7 +56,7 @@ def sample(
     generator: torch.Generator | None = ...,
     backend: str = ...,
     validate: bool = ...,
-    **filters: Parameter,
+    **filters: Any,
 ) -> SampleOutput: ...
 def sample(
     logits: torch.Tensor,
@@ -75,7 +76,7 @@ def sample(
     return_kept: Literal["ids", "bitmask"] | None = None,
     kept_cap: int | None = None,
     validate: bool = True,
-    **filters: Parameter,
+    **filters: Any,
 ) -> torch.Tensor | SampleOutput:
     """Draw tokens from logits: temperature, filters, softmax, cumulative-sum draw.
 
@@ -108,6 +109,8 @@ def sample(
             of an invalid row is -1, and a parameter out of range acts as the nearest in range.
         filters: the other parameters by their names in `SamplingParams`, which has ranges and off
             values; each a number, a `[B]` tensor or None (off).
+        edits: what changes logits before all of this, by the names in `Edits`: masks, bias,
+            penalties, the tokens so far. The logits themselves are never written to.
 
     Returns:
         int64 tokens: `[B]`, or `[B, num_samples]` for more than one; `[V]` logits give no B.
@@ -118,6 +121,7 @@ def sample(
     """
     run = compiled.sample if torch.compiler.is_compiling() else dispatch.sample
     asked = Asked(top_logprobs, logprob_ids, return_ranks, return_entropy, return_kept, kept_cap)
+    edits = take_edits(filters)
     return run(
         logits,
         seed,
@@ -128,6 +132,7 @@ def sample(
         return_info,
         validate,
         asked,
+        edits,
         params=params,
         temperature=temperature,
         **filters,
@@ -160,39 +165,45 @@ def mask_logits(
     step: Step = 0,
     backend: str = "auto",
     validate: bool = True,
-    **filters: Parameter,
+    **filters: Any,
 ) -> torch.Tensor:
     """`logits / temperature` in fp32, `-inf` where a filter drops the token; shaped like `logits`.
 
     Equal to what Hugging Face's warpers give, ties and the rounding at a boundary aside. A greedy
     row keeps its one token's undivided logit; a quotient beyond fp32 is infinite, as everywhere.
     `seed` and `step` matter to XTC alone, which applies by chance, as it does in `sample`.
-    Parameters and errors are those of `sample`; with `validate=False` an invalid row is NaN
+    Parameters, edits and errors are those of `sample`; with `validate=False` an invalid row is NaN
     throughout.
     """
     run = compiled.mask_logits if torch.compiler.is_compiling() else dispatch.mask_logits
+    edits = take_edits(filters)
     return run(
-        logits, seed, step, backend, validate, params=params, temperature=temperature, **filters
+        *(logits, seed, step, backend, validate, edits),
+        params=params,
+        temperature=temperature,
+        **filters,
     )
 
 
-def keyword_parameters(names: Iterable[str]) -> list[inspect.Parameter]:
-    """Sampling parameters of these names, for a function's signature."""
+def keyword_parameters(
+    names: Iterable[str], annotation: str = "Parameter"
+) -> list[inspect.Parameter]:
+    """Keyword arguments of these names, off by default, for a function's signature."""
     return [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Parameter"
-        )
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         for name in names
     ]
 
 
 def _name_the_filters(function: Any) -> None:
-    """Let `help` and editors show each filter instead of `**filters`."""
+    """Let `help` and editors show each filter and edit instead of `**filters`."""
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     filters = keyword_parameters(n for n in PARAMETERS if n not in signature.parameters)
     at = next(i for i, p in enumerate(named) if p.kind is p.KEYWORD_ONLY)
-    function.__signature__ = signature.replace(parameters=[*named[:at], *filters, *named[at:]])
+    edits = keyword_parameters(EDITS, "Any")
+    parameters = [*named[:at], *filters, *named[at:], *edits]
+    function.__signature__ = signature.replace(parameters=parameters)
 
 
 _name_the_filters(sample)

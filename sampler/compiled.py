@@ -15,6 +15,7 @@ import torch
 from . import dispatch
 from .after import NOTHING_MORE, Asked
 from .contract.draws import Seed, Step
+from .edits.arguments import Edits
 from .output import SampleOutput
 from .params import PARAMETERS, SamplingParams, check_names, uses_chance
 
@@ -33,15 +34,17 @@ def sample(
     return_info: bool,
     validate: bool,
     asked: Asked,
+    edits: Edits | None,
     **parameters: Any,
 ) -> torch.Tensor | SampleOutput:
     """`dispatch.sample` as one operator of a graph."""
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
-    if asked != NOTHING_MORE:  # the graph breaks here
+    if asked != NOTHING_MORE or edits is not None:  # the graph breaks here
         outside = torch.compiler.disable(dispatch.sample)
         return outside(
-            *(logits, seed, step, num_samples, generator, backend, return_info, validate, asked),
+            *(logits, seed, step, num_samples, generator, backend, return_info, validate),
+            *(asked, edits),
             **parameters,
         )
     if seed is None:  # drawn in the graph: two calls must not become one
@@ -57,9 +60,18 @@ def softmax(logits: torch.Tensor, backend: str, validate: bool, **parameters: An
 
 
 def mask_logits(
-    logits: torch.Tensor, seed: Seed, step: Step, backend: str, validate: bool, **parameters: Any
+    logits: torch.Tensor,
+    seed: Seed,
+    step: Step,
+    backend: str,
+    validate: bool,
+    edits: Edits | None,
+    **parameters: Any,
 ) -> torch.Tensor:
     """`dispatch.mask_logits` as one operator of a graph."""
+    if edits is not None:  # the graph breaks here
+        outside = torch.compiler.disable(dispatch.mask_logits)
+        return outside(logits, seed, step, backend, validate, edits, **parameters)
     if seed is None and uses_chance(**parameters):
         seed = torch.randint(2**63 - 1, (), device="cpu")
     draws = _apart([_word(seed), _word(step)])

@@ -12,6 +12,9 @@ from .after import NOTHING_MORE, Asked, check_asked, requested
 from .contract import reference
 from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
 from .contract.mass import MAX_VOCAB
+from .edits.apply import edited
+from .edits.arguments import Edits
+from .edits.resolve import RowEdits, resolve_edits
 from .output import Drawn, RowState, SampleOutput
 from .params import RowParams, resolve_rows, uses_chance
 
@@ -27,7 +30,14 @@ class Backend(Protocol):
     one row. Nothing is checked any more. Results stand beside the logits.
     """
 
-    def sample(self, logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> Drawn:
+    def sample(
+        self,
+        logits: torch.Tensor,
+        rows: RowParams,
+        draws: Draws,
+        info: bool,
+        edits: RowEdits | None = None,
+    ) -> Drawn:
         """Tokens int64 `[B, num_samples]`, -1 in an invalid row; with `info` all of `Drawn`."""
 
     def softmax(self, logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
@@ -36,7 +46,13 @@ class Backend(Protocol):
         No filter is on in `rows`.
         """
 
-    def mask_logits(self, logits: torch.Tensor, rows: RowParams, draws: Draws) -> torch.Tensor:
+    def mask_logits(
+        self,
+        logits: torch.Tensor,
+        rows: RowParams,
+        draws: Draws,
+        edits: RowEdits | None = None,
+    ) -> torch.Tensor:
         """`x / T`, fp32 `[B, V]`, -inf where dropped; a greedy row keeps its token's own logit.
 
         An invalid row is NaN throughout, in `softmax` too.
@@ -87,6 +103,7 @@ def sample(
     return_info: bool,
     validate: bool,
     asked: Asked = NOTHING_MORE,
+    edits: Edits | None = None,
     **parameters: Any,
 ) -> torch.Tensor | SampleOutput:
     """`api.sample`, outside of a compiled graph."""
@@ -99,30 +116,35 @@ def sample(
     if asked != NOTHING_MORE:
         check_asked(asked, return_info, batch, vocab)
     draws = resolve_draws(seed, step, num_samples, generator, batch, x.device, validate)
+    own = None if edits is None else resolve_edits(edits, x, step, validate)
     if batch == 0:
         drawn = _nothing(x, num_samples)
     else:
-        drawn = implementation.sample(x, rows, draws, return_info)
+        drawn = implementation.sample(x, rows, draws, return_info, own)
         if validate and int(drawn.tokens.min()) < 0:
             skip = ", or pass validate=False to get token -1 for such rows"
-            raise_invalid(x, drawn.tokens[:, 0] < 0, skip)
+            raise_invalid(x, drawn.tokens[:, 0] < 0, skip, own)
     if not return_info:
         return _as_asked("tokens", drawn.tokens, logits, num_samples)
     fields = {name: value for name, value in drawn._asdict().items() if name != "state"}
     if asked != NOTHING_MORE:
-        fields |= requested(x, rows, drawn, asked)
+        fields |= requested(edited(x, own), x, rows, drawn, asked)
     return SampleOutput(**{n: _as_asked(n, v, logits, num_samples) for n, v in fields.items()})
 
 
 def settle(
-    x: torch.Tensor, values: dict[str, Any], draws: Draws, backend: str
-) -> tuple[Drawn, torch.Tensor, RowParams]:
-    """What rows [B, V] are drawn from: of a draw that nobody looks at; logits, parameters there."""
+    x: torch.Tensor, values: dict[str, Any], draws: Draws, edits: Edits | None, backend: str
+) -> tuple[Drawn, torch.Tensor, torch.Tensor, RowParams]:
+    """What rows [B, V] are drawn from, of a draw that nobody looks at.
+
+    With the logits where they were served, edited and before that, and the parameters.
+    """
     implementation, served = _serve(backend, x)
     rows = resolve_rows(served, **values)
-    drawn = implementation.sample(served, rows, draws, True)
-    raise_invalid(x, drawn.tokens[:, 0].to(x.device) < 0)
-    return drawn, served, rows
+    own = None if edits is None else resolve_edits(edits, served, 0, validate=True)
+    drawn = implementation.sample(served, rows, draws, True, own)
+    raise_invalid(served, drawn.tokens[:, 0] < 0, edits=own)
+    return drawn, edited(served, own), served, rows
 
 
 def _as_asked(
@@ -140,11 +162,17 @@ def softmax(logits: torch.Tensor, backend: str, validate: bool, **parameters: An
     """`api.softmax`, outside of a compiled graph."""
     implementation, x = _serve(backend, check_logits(logits))
     rows = resolve_rows(x, validate, **parameters)
-    return _whole_rows(logits, x, implementation.softmax(x, rows), validate)
+    return _whole_rows(logits, x, implementation.softmax(x, rows), validate, None)
 
 
 def mask_logits(
-    logits: torch.Tensor, seed: Seed, step: Step, backend: str, validate: bool, **parameters: Any
+    logits: torch.Tensor,
+    seed: Seed,
+    step: Step,
+    backend: str,
+    validate: bool,
+    edits: Edits | None = None,
+    **parameters: Any,
 ) -> torch.Tensor:
     """`api.mask_logits`, outside of a compiled graph."""
     implementation, x = _serve(backend, check_logits(logits))
@@ -152,7 +180,9 @@ def mask_logits(
     draws = NO_DRAWS
     if seed is not None or uses_chance(**parameters):
         draws = resolve_draws(seed, step, 1, None, len(x), x.device, validate)
-    return _whole_rows(logits, x, implementation.mask_logits(x, rows, draws), validate)
+    own = None if edits is None else resolve_edits(edits, x, step, validate)
+    masked = implementation.mask_logits(x, rows, draws, own)
+    return _whole_rows(logits, x, masked, validate, own)
 
 
 def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:
@@ -169,12 +199,16 @@ def _serve(backend: str, x: torch.Tensor) -> tuple[Backend, torch.Tensor]:
 
 
 def _whole_rows(
-    logits: torch.Tensor, x: torch.Tensor, output: torch.Tensor, validate: bool
+    logits: torch.Tensor,
+    x: torch.Tensor,
+    output: torch.Tensor,
+    validate: bool,
+    edits: RowEdits | None,
 ) -> torch.Tensor:
     """Rows [B, V] as the caller shaped them and where he keeps them, unless one is invalid."""
     if validate:
         skip = ", or pass validate=False to get NaN for such rows"
-        raise_invalid(x, output[:, 0].isnan(), skip)
+        raise_invalid(x, output[:, 0].isnan(), skip, edits)
     return output.to(logits.device).view(logits.shape)
 
 
@@ -215,7 +249,7 @@ def _nothing(logits: torch.Tensor, num_samples: int) -> Drawn:
     """What is drawn from a batch without rows."""
     tokens = torch.empty(0, num_samples, dtype=torch.int64, device=logits.device)
     words = tokens.new_empty(0)
-    state = RowState(*(words.float() for _ in range(3)), *(words.double() for _ in range(2)))
+    state = RowState(*(words.float() for _ in range(3)), *(words.double() for _ in range(2)), words.float())
     return Drawn(tokens, tokens.float(), tokens.float(), words, state)
 
 
@@ -240,7 +274,9 @@ def _check_capture(
         )
 
 
-def raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, skip: str = "") -> None:
+def raise_invalid(
+    logits: torch.Tensor, invalid: torch.Tensor, skip: str = "", edits: RowEdits | None = None
+) -> None:
     """Name the first of the rows [B] that cannot be sampled from, and what is wrong with it.
 
     `skip`: what else the caller can do than mend the row.
@@ -249,6 +285,15 @@ def raise_invalid(logits: torch.Tensor, invalid: torch.Tensor, skip: str = "") -
         return
     row = int(invalid.nonzero()[0])
     x = logits[row]
+    if edits is not None and not x.isnan().any() and x.amax().isfinite():
+        if edited(logits, edits)[row].amax() == -torch.inf:
+            raise ValueError(
+                f"in row {row} allowed, logit_bias, stop_ids and penalties together ban every "
+                f"token; leave at least one{skip}."
+            )
+        raise ValueError(
+            f"in row {row} logit_bias or a penalty makes a logit infinite; pass smaller ones{skip}."
+        )
     for name, bad in (("NaN", x.isnan()), ("+inf", x == torch.inf)):
         if bad.any():
             token = int(bad.nonzero()[0])

@@ -16,7 +16,7 @@ class SampleOutput(NamedTuple):
         -1 for an invalid row.
     logprobs: fp32, shaped like tokens; natural logarithm of the token's probability among the kept
         tokens at the given temperature; 0 for greedy rows, NaN for invalid ones.
-    raw_logprobs: the same under the untouched distribution: temperature 1, no filter.
+    raw_logprobs: the same under the untouched distribution: temperature 1, no filter, no edit.
     kept: int64 `[B]`; how many tokens the filters kept; 0 for an invalid row.
 
     The others are None unless the call asks for them:
@@ -59,7 +59,8 @@ class RowState(NamedTuple):
     lowest, highest: fp32 `[B]`; the kept tokens are those with logits from one to the other.
     log_mass: fp64 `[B]`, the natural logarithm of the mass of the kept tokens, in units of the best
         token's; of a greedy row it says nothing.
-    raw_log_mass: fp64 `[B]`, of all at temperature 1.
+    raw_log_mass: fp64 `[B]`, of all at temperature 1, and
+    raw_max: fp32 `[B]`, the largest logit, both before any edit.
     """
 
     row_max: torch.Tensor
@@ -67,6 +68,7 @@ class RowState(NamedTuple):
     highest: torch.Tensor
     log_mass: torch.Tensor
     raw_log_mass: torch.Tensor
+    raw_max: torch.Tensor
 
 
 class Drawn(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .contract.mass import LOG2_E, MAX_VOCAB
+from .edits.records import NUMBERS
 from .filters import FILTERS, Axis
 from .filters import Parameter as Record
 
@@ -91,8 +92,9 @@ RECORDS = {
     for record in (TEMPERATURE, TEMPERATURE_LAST, *FILTERS, XTC_PROBABILITY, MIROSTAT_MU)
 }
 PARAMETERS = tuple(RECORDS)
-# And all that has a record, for checks.
+# And all of a draw that has a record; numbers of the edits have one, too.
 SETTINGS = RECORDS | {record.name: record for record in (MIROSTAT_TAU, MIROSTAT_ETA)}
+_CHECKED = SETTINGS | NUMBERS
 
 
 def _check_numbers(params: Any) -> None:
@@ -227,23 +229,26 @@ def _number_rows(batch: int, vocab: int, **values: float | None) -> RowParams:
     return _build_rows(SamplingParams(**values), batch, vocab, torch.device("cpu"))
 
 
+def column_of(record: Record, value: Any, device: torch.device) -> torch.Tensor:
+    """int64 or fp32 `[1]` of a number or nothing, on the CPU; `[B]` of a tensor, on the device."""
+    dtype, high = _DTYPES[record.kind], record.high
+    if record.kind is int:
+        high = min(record.high, MAX_VOCAB)
+    if not isinstance(value, torch.Tensor):
+        value = min(record.off if value is None else value, high)  # may be beyond the dtype
+        if record.kind is float and math.isfinite(value):
+            value = min(max(value, -_FP32_MAX), _FP32_MAX)
+        return torch.full((1,), record.kind(value), dtype=dtype, device="cpu")
+    value = value.detach().to(device=device, dtype=dtype).reshape(-1)
+    if dtype == torch.bool:
+        return value
+    # Matters to values that were not checked only.
+    return value.masked_fill(value.isnan(), record.off).clamp(record.low, high)
+
+
 def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.device) -> RowParams:
     def values_of(record: Record) -> torch.Tensor:
-        """int64 or fp32 `[1]` of a number or nothing, `[B]` of a tensor."""
-        value, dtype = getattr(params, record.name), _DTYPES[record.kind]
-        high = record.high
-        if record.kind is int:
-            high = min(record.high, MAX_VOCAB)
-        if not isinstance(value, torch.Tensor):
-            value = min(record.off if value is None else value, high)  # may be beyond the dtype
-            if record.kind is float and math.isfinite(value):
-                value = min(max(value, -_FP32_MAX), _FP32_MAX)
-            return torch.full((1,), record.kind(value), dtype=dtype, device="cpu")
-        value = value.detach().to(device=device, dtype=dtype).reshape(-1)
-        if dtype == torch.bool:
-            return value
-        # Matters to values that were not checked only.
-        return value.masked_fill(value.isnan(), record.off).clamp(record.low, high)
+        return column_of(record, getattr(params, record.name), device)
 
     def beside(column: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both where the logits are, if one of them is."""
@@ -269,7 +274,7 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
 
 def check_number(name: str, value: object, where: str = "") -> None:
     """Raise where a number is of the wrong kind or out of range for this parameter."""
-    record = SETTINGS[name]
+    record = _CHECKED[name]
     kind, wanted = _KINDS[record.kind]
     if isinstance(value, bool) != (record.kind is bool) or not isinstance(value, kind):
         raise TypeError(
@@ -281,7 +286,7 @@ def check_number(name: str, value: object, where: str = "") -> None:
 
 def check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> None:
     """Raise where a tensor has the wrong dtype or shape, or (`validate`) holds a value that has."""
-    record = SETTINGS[name]
+    record = _CHECKED[name]
     flags = value.dtype == torch.bool
     integer = not (value.is_floating_point() or value.is_complex() or flags)
     fits = {int: integer, bool: flags}.get(record.kind, integer or value.is_floating_point())

@@ -12,10 +12,18 @@ from typing import Any, NamedTuple
 import torch
 
 from . import dispatch
-from .after import WORD, check_ids, check_kind_of_ids, in_parts, log_probabilities
+from .after import (
+    check_ids,
+    check_kind_of_ids,
+    in_parts,
+    log_probabilities,
+    raw_log_probabilities,
+)
 from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
 from .contract.mass import LOG2_E
 from .contract.reference import BlockTable
+from .edits import bitmask
+from .edits.arguments import Edits, take_edits
 from .output import Drawn, RowState, logarithm
 from .params import (
     TEMPERATURE,
@@ -51,7 +59,7 @@ def replay(
     seed: Seed = None,
     step: Step = 0,
     backend: str = "auto",
-    **filters: Parameter,
+    **filters: Any,
 ) -> Replayed:
     """The log-probabilities that `sample` gives to these tokens.
 
@@ -64,10 +72,12 @@ def replay(
         seed, step: those of the draws, where XTC applies by chance; of sequences the step of the
             first position.
         backend: as in `sample`; with `kept` the textbook's arithmetic, on the device of the logits.
+        edits: as in `sample`, among the filters; those of one step, so not for whole sequences.
 
     No gradient flows through it; `docs/logprobs.md` has the same with one, in plain PyTorch.
     Raises TypeError or ValueError as `sample` does; the message names sequence and row.
     """
+    edits = take_edits(filters)
     check_names(params, {TEMPERATURE.name: temperature, **filters})
     values = dict(filters, temperature=temperature)
     if params is not None:
@@ -82,12 +92,17 @@ def replay(
         _check_kept(kept, logits)
         if others := [name for name in given if name != TEMPERATURE.name]:
             raise ValueError(f"kept stands for all filters; leave {others[0]} out.")
+    if edits is not None and (kept is not None or logits.dim() == 3):
+        raise ValueError(
+            "edits (bias, masks, penalties) are those of one step; pass logits [B, V] without kept, "
+            "or what mask_logits makes of them."
+        )
     if tokens.numel() == 0:
         return Replayed(*(torch.empty(tokens.shape, device=logits.device) for _ in range(2)))
     parts = []
     for b, part in enumerate(_sequences(logits, tokens, kept, given, seed, step)):
         try:
-            parts.append(_rows(part, backend))
+            parts.append(_rows(part, edits, backend))
         except ValueError as error:
             if logits.dim() < 3:
                 raise
@@ -112,7 +127,7 @@ def _check_shapes(logits: Any, tokens: Any) -> None:
 def _check_kept(kept: Any, logits: torch.Tensor) -> None:
     """Raise where this is neither a bitmask nor a mask of the logits."""
     *rows, vocab = logits.shape
-    shapes = {torch.bool: [*rows, vocab], torch.int32: [*rows, -(-vocab // WORD)]}
+    shapes = {torch.bool: [*rows, vocab], torch.int32: [*rows, bitmask.words(vocab)]}
     wanted = shapes.get(kept.dtype) if isinstance(kept, torch.Tensor) else None
     if wanted is None:
         found = kept.dtype if isinstance(kept, torch.Tensor) else repr(kept)
@@ -168,31 +183,25 @@ def _of_sequence(value: Any, b: int, batch: int) -> Any:
     return value
 
 
-def _rows(part: Part, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _rows(part: Part, edits: Edits | None, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Both logarithms, fp32 [n]."""
     x = dispatch.check_logits(part.logits)
     ids = part.tokens[:, None].to(x.device)
     check_ids("tokens", ids, len(x), x.shape[-1])
     if part.kept is None:
-        drawn, x, rows = dispatch.settle(x, part.values, part.draws, backend)
-        own, raw = log_probabilities(ids.to(x.device), x, rows, drawn)
+        drawn, x, raw_x, rows = dispatch.settle(x, part.values, part.draws, edits, backend)
+        ids = ids.to(x.device)
+        own, raw = log_probabilities(ids, x, rows, drawn), raw_log_probabilities(ids, raw_x, drawn)
         return own[:, 0], raw[:, 0]
     rows = resolve_rows(x, **part.values).to(x.device)
-    chosen = unpacked(part.kept.to(x.device), x.shape[-1]) & (x > -torch.inf)
+    chosen = bitmask.unpacked(part.kept.to(x.device), x.shape[-1]) & (x > -torch.inf)
     if not (some := chosen.any(-1)).all():
         row = int((~some).nonzero()[0])
         raise ValueError(f"kept holds no token that row {row} allows; mark at least one.")
-    own, raw = log_probabilities(ids, x, rows, _drawn_from(x, chosen, rows))
+    drawn = _drawn_from(x, chosen, rows)
+    own, raw = log_probabilities(ids, x, rows, drawn), raw_log_probabilities(ids, x, drawn)
     dropped = ~chosen.gather(-1, ids.long().clamp(min=0)) & (ids >= 0)
     return own.masked_fill(dropped, -torch.inf)[:, 0], raw[:, 0]
-
-
-def unpacked(kept: torch.Tensor, vocab: int) -> torch.Tensor:
-    """A bitmask int32 [n, ceil(V / 32)] as bool [n, V]; what is bool stays."""
-    if kept.dtype == torch.bool:
-        return kept
-    places = torch.arange(WORD, device=kept.device, dtype=torch.int32)
-    return ((kept[..., None] >> places) & 1).flatten(1)[:, :vocab].bool()
 
 
 def _drawn_from(logits: torch.Tensor, chosen: torch.Tensor, rows: RowParams) -> Drawn:
@@ -206,7 +215,7 @@ def _drawn_from(logits: torch.Tensor, chosen: torch.Tensor, rows: RowParams) -> 
         raw_log_masses.append(logarithm(raw.mass(x > -torch.inf)))
     everything = torch.full_like(row_max, torch.inf)
     bounds = row_max, -everything, everything
-    state = RowState(*bounds, torch.cat(log_masses), torch.cat(raw_log_masses))
+    state = RowState(*bounds, torch.cat(log_masses), torch.cat(raw_log_masses), row_max)
     best = logits.masked_fill(~chosen, -torch.inf).argmax(-1)
     dispatch.raise_invalid(logits, ~row_max.isfinite())
     return Drawn(best[:, None], state=state)

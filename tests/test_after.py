@@ -7,8 +7,7 @@ import torch
 from common import KINDS, logits_of, real_logits
 
 from fused_sampler import FusedSampler, SampleOutput, mask_logits, replay, sample
-from fused_sampler.after import bitmask
-from fused_sampler.replay import unpacked
+from fused_sampler.edits.bitmask import packed, unpacked
 
 BACKENDS = ["torch", "cpu", "triton"]
 ALL = {"return_ranks": True, "return_entropy": True, "return_kept": "ids", "top_logprobs": 5}
@@ -111,7 +110,7 @@ def test_a_cap_leaves_rows_out_and_says_so():
 def test_a_bitmask_is_that_of_grammar_engines():
     kept = torch.zeros(1, 70, dtype=torch.bool)
     kept[0, [0, 31, 33, 69]] = True
-    assert bitmask(kept).tolist() == [[1 - 2**31, 2, 2**5]]
+    assert packed(kept).tolist() == [[1 - 2**31, 2, 2**5]]
 
 
 def test_one_row_has_no_batch():

@@ -17,8 +17,10 @@ from numba.core.caching import FunctionCache
 
 from fused_sampler import params
 from fused_sampler.contract import mass
+from fused_sampler.edits import bitmask, history
 
-_PATHS = [*sorted(Path(__file__).parent.glob("*.py")), Path(mass.__file__), Path(params.__file__)]
+_CONSTANTS = [Path(module.__file__) for module in (mass, params, bitmask, history)]
+_PATHS = [*sorted(Path(__file__).parent.glob("*.py")), *_CONSTANTS]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _PATHS)).hexdigest()
 
 # No fast-math: contract arithmetic rounds each step. Divisions by zero follow IEEE, unchecked.

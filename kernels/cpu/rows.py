@@ -21,6 +21,7 @@ from .arithmetic import (
 )
 from .compiling import SOURCES, device, entry
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
+from .edit import seen_row
 from .memory import pointer, take_next
 from .near import LEAST_C, UNSURE, draw_near, near_sums
 from .scan import lowest_key_from
@@ -77,16 +78,29 @@ def count_allowed(row):
 
 
 @device
-def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, logprobs, raw):
-    """Log-probabilities of the drawn tokens among the kept ones, and under the raw distribution.
+def raw_mass(words, row, space, edits):
+    """The mass at temperature 1 of the logits before edits, and the largest of those; or NaN."""
+    maximum = row.maximum
+    if edits is None:
+        fill_sums(words, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
+    else:
+        best = summarize(words, row.vocab, LOG2_E, space.maxima, space.sums, True)
+        maximum = value_of(best) if best < INFINITE_KEY else np.float32(np.nan)
+    total = np.int64(0)
+    if maximum == maximum:
+        for n in range(row.num_blocks):
+            total += np.int64(scale_sum(space.sums[n], space.maxima[n], maximum, LOG2_E))
+    return total, maximum
+
+
+@device
+def write_logprobs(
+    row, words, raw_maximum, valid, greedy, temperature, total, raw_total, drawn, size, logprobs, raw
+):
+    """Log-probabilities of the drawn tokens among the kept ones, and of `words`, the raw row.
 
     Returns the natural logarithms of both masses.
     """
-    raw_total = np.int64(0)
-    if valid:
-        fill_sums(row.logits, row.vocab, LOG2_E, space.maxima, space.sums, 0, row.num_blocks)
-        for n in range(row.num_blocks):
-            raw_total += np.int64(scale_sum(space.sums[n], space.maxima[n], row.maximum, LOG2_E))
     log_mass, raw_log_mass = log2_mass(total) * LN_2, log2_mass(raw_total) * LN_2
     for i in range(size):
         logprobs[i], raw[i] = np.float32(np.nan), np.float32(np.nan)
@@ -94,7 +108,8 @@ def write_logprobs(row, space, valid, greedy, temperature, total, drawn, size, l
             x = widen(row.logits[drawn[i]])
             own = log_probability(x, row.maximum, temperature, log_mass)
             logprobs[i] = np.float32(0.0) if greedy else own
-            raw[i] = log_probability(x, row.maximum, np.float32(1.0), raw_log_mass)
+            raw_x = widen(words[drawn[i]])
+            raw[i] = log_probability(raw_x, raw_maximum, np.float32(1.0), raw_log_mass)
     return log_mass, raw_log_mass
 
 
@@ -113,16 +128,18 @@ def _compile(sources):
         step_stride,
         stream,
         stream_stride,
+        edits,  # int64: the table of `edit.py`; None: there are none
         num_samples,
         purpose,
         tokens,  # int64 [B, num_samples]
         logprobs,  # fp32 [B, num_samples]; with it the next four
         raw_logprobs,  # fp32 [B, num_samples]
         kept_counts,  # int64 [B]
-        bounds,  # fp32 [3, B]: the largest logit, the lowest and the highest kept
+        bounds,  # fp32 [4, B]: the largest logit, the lowest and the highest kept, the largest raw
         log_masses,  # fp64 [2, B]: of the kept tokens, and of all at temperature 1
         output,  # fp32 [B, V], unless the purpose is tokens
         capacity,
+        row_at,  # where in the scratch memory an edited row stands
         scratch,
         counter,  # int64: the next row, for all threads of the call; 0: there is one
     ):
@@ -139,7 +156,8 @@ def _compile(sources):
             params = pointer(table + 8 * table_stride * b, np.float64)
             temperature, c = np.float32(params[0]), np.float32(params[1])
             filter_c, chance = np.float32(params[2]), params[3]
-            words = pointer(logits + stride_bytes * b, kind)
+            raw_words = pointer(logits + stride_bytes * b, kind)
+            words = seen_row(raw_words, vocab, edits, b, scratch + row_at)
             greedy = temperature < _GREEDY_BELOW
             own_seed = own_word(seed, seed_stride, b)
             own_step = own_word(step, step_stride, b)
@@ -199,13 +217,18 @@ def _compile(sources):
                     if valid and not has_filter and not greedy:
                         kept = count_allowed(row)
                     pointer(kept_counts, np.int64)[b] = kept
+                    raw_total, raw_maximum = np.int64(0), np.float32(np.nan)
+                    if valid:
+                        raw_total, raw_maximum = raw_mass(raw_words, row, space, edits)
                     log_mass, raw_log_mass = write_logprobs(
                         row,
-                        space,
+                        raw_words,
+                        raw_maximum,
                         valid,
                         greedy,
                         temperature,
                         total,
+                        raw_total,
                         drawn,
                         num_samples,
                         pointer(logprobs + 4 * num_samples * b, np.float32),
@@ -215,6 +238,7 @@ def _compile(sources):
                     own_bounds[b] = row.maximum if valid else np.float32(np.nan)
                     own_bounds[batch + b] = value_of(np.int32(low))
                     own_bounds[2 * batch + b] = value_of(np.int32(high - 1))
+                    own_bounds[3 * batch + b] = raw_maximum
                     own_masses = pointer(log_masses, np.float64)
                     own_masses[b], own_masses[batch + b] = log_mass, raw_log_mass
 

@@ -58,6 +58,11 @@ class Space(NamedTuple):
     capacity: int
 
 
+def edited_row_bytes(vocab: int) -> int:
+    """Those of a row of edited logits, which stands behind the rest."""
+    return 4 * vocab
+
+
 def list_capacity(vocab: int) -> int:
     """Logits that fit the list: of a wide row a quarter, 6 bytes a logit with the table."""
     return min(vocab, max(_SMALL, vocab // 4))
@@ -65,7 +70,8 @@ def list_capacity(vocab: int) -> int:
 
 def space_bytes(vocab: int) -> int:
     """The scratch memory of a thread."""
-    return -(-vocab // BLOCK) * _TABLE_BYTES + 8 + list_capacity(vocab) * _LIST_BYTES
+    size = -(-vocab // BLOCK) * _TABLE_BYTES + 8 + list_capacity(vocab) * _LIST_BYTES
+    return -(-size // 64) * 64
 
 
 @device

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ..edits.apply import edited
+from ..edits.resolve import RowEdits
 from ..filters import FILTERS
 from ..output import Drawn, RowState, log_probability, logarithm
 from ..params import RowParams
@@ -91,9 +93,16 @@ def _kept_set(logits: torch.Tensor, rows: RowParams, draws: Draws) -> torch.Tens
     return torch.where(rows.greedy[:, None], best, kept)
 
 
-def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> Drawn:
+def sample(
+    logits: torch.Tensor,
+    rows: RowParams,
+    draws: Draws,
+    info: bool,
+    edits: RowEdits | None = None,
+) -> Drawn:
     """Tokens [B, num_samples] by the cumulative sum of contract section 5."""
     rows = rows.to(logits.device)
+    raw_logits, logits = logits, edited(logits, edits)
     table = BlockTable(logits, rows.c)
     kept = _kept_set(logits, rows, draws)
     upto = table.cumulative_mass(kept)
@@ -111,15 +120,18 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> D
     row_max = table.row_max[:, None]
     log_mass = logarithm(mass)
     logprobs = log_probability(x, row_max, rows.temperature[:, None], log_mass)
-    raw = BlockTable(logits, torch.full_like(rows.c, LOG2_E))
+    raw = BlockTable(raw_logits, torch.full_like(rows.c, LOG2_E))
     raw_log_mass = logarithm(raw.mass(raw.x > -torch.inf))[:, None]
-    raw_logprobs = log_probability(x, row_max, torch.ones_like(row_max), raw_log_mass)
+    raw_x, raw_max = raw_logits.float().gather(-1, tokens), raw.row_max[:, None]
+    raw_max = raw_max.masked_fill(~raw_max.isfinite(), torch.nan)  # it may hold one that is banned
+    raw_logprobs = log_probability(raw_x, raw_max, torch.ones_like(row_max), raw_log_mass)
     state = RowState(
         table.row_max.masked_fill(invalid[:, 0], torch.nan),
         table.x.masked_fill(~kept, torch.inf).amin(-1),
         table.x.masked_fill(~kept, -torch.inf).amax(-1),
         log_mass[:, 0],
         raw_log_mass[:, 0],
+        raw_max[:, 0].masked_fill(invalid[:, 0], torch.nan),
     )
     return Drawn(
         tokens.masked_fill(invalid, -1),
@@ -130,12 +142,17 @@ def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> D
     )
 
 
-def mask_logits(logits: torch.Tensor, rows: RowParams, draws: Draws = NO_DRAWS) -> torch.Tensor:
+def mask_logits(
+    logits: torch.Tensor,
+    rows: RowParams,
+    draws: Draws = NO_DRAWS,
+    edits: RowEdits | None = None,
+) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit.
 
     An invalid row is NaN throughout, as it is in `softmax`.
     """
-    rows = rows.to(logits.device)
+    rows, logits = rows.to(logits.device), edited(logits, edits)
     temperature = rows.temperature.masked_fill(rows.greedy, 1.0)[:, None]
     kept = _kept_set(logits, rows, draws)[:, : logits.shape[-1]]
     masked = (logits.float() / temperature).masked_fill(~kept, -torch.inf)
