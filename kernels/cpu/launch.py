@@ -87,7 +87,9 @@ def _edit_table(edits: RowEdits) -> tuple[torch.Tensor, object]:
     """The addresses that `edit.py` reads, int64, and what they are of."""
 
     def entries(of: Entries | None) -> tuple[int, ...]:
-        return (0,) * 5 if of is None else (*_address(of.ids), *_address(of.values), of.ids.shape[1])
+        return (
+            (0,) * 5 if of is None else (*_address(of.ids), *_address(of.values), of.ids.shape[1])
+        )
 
     three = (edits.repetition, edits.frequency, edits.presence)
     columns = torch.stack([column.cpu() for column in three], dim=-1)

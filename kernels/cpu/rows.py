@@ -95,7 +95,18 @@ def raw_mass(words, row, space, edits):
 
 @device
 def write_logprobs(
-    row, words, raw_maximum, valid, greedy, temperature, total, raw_total, drawn, size, logprobs, raw
+    row,
+    words,
+    raw_maximum,
+    valid,
+    greedy,
+    temperature,
+    total,
+    raw_total,
+    drawn,
+    size,
+    logprobs,
+    raw,
 ):
     """Log-probabilities of the drawn tokens among the kept ones, and of `words`, the raw row.
 

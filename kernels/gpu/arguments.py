@@ -48,16 +48,35 @@ class Table(NamedTuple):
     squares_ptr: Any = None
 
 
+class Sparse(NamedTuple):
+    """New logits of some tokens, ordered by id: [B, n], or [n] of one row."""
+
+    ids_ptr: Any  # int32; `END` behind the last
+    logits_ptr: Any  # fp32
+    starts_ptr: Any  # [B, N + 1] int32: where each block's begin
+    stride: Any  # n
+
+
+class Edits(NamedTuple):
+    """What changes logits as they are read: of a batch, or of one row."""
+
+    allowed_ptr: Any  # [B, ceil(V / 32)] int32: a bit a token, or None
+    allowed_stride: Any
+    bias: Any  # Sparse of tokens with a bias, or None
+    counts: Any  # Sparse of tokens of prompt and output, or None
+
+
 class Info(NamedTuple):
     """What is written only where log-probabilities and counts are asked for."""
 
-    raw: Any  # Table [B, N] with the sums at temperature 1
+    raw: Any  # Table [B, N] at temperature 1; its maxima are those of `table`, but for edits
     allowed_ptr: Any  # [B, splits] int32
     logprobs_ptr: Any  # [B, num_samples] fp32
     raw_logprobs_ptr: Any  # [B, num_samples] fp32
     kept_ptr: Any  # [B] int64
     log_masses_ptr: Any  # [B] fp64: natural logarithms, of the kept tokens
     raw_log_masses_ptr: Any  # [B] fp64: of all at temperature 1
+    raw_max_ptr: Any  # [B] fp32: the largest logit before edits; None where there are none
 
 
 class Rounds(NamedTuple):
@@ -88,6 +107,7 @@ class Row(NamedTuple):
     c: Any  # fp32: log2(e) / T
     vocab_size: Any
     num_blocks: Any
+    edits: Any = None  # Edits, or None
     mean: Any = None  # fp32: ranks are by nearness to this -z; None: by the logit
     floor: Any = None  # the lowest key that then counts
 
@@ -233,6 +253,7 @@ def seen_with(row, c, mean, floor):
         c,
         row.vocab_size,
         row.num_blocks,
+        row.edits,
         mean,
         floor,
     )

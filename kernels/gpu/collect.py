@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import BLOCK, block_scale, key_of, scale_sums, token_weights, widen
+from .edit import edit
 from .rank import rank_of, reach_of
 from .search import inside
 from .table import block_of_group
@@ -56,7 +57,10 @@ def load_logits(row, offs_n, mask_n):
     logits_ptr = row.logits_ptr
     offs_v = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     mask_v = mask_n[:, None] & (offs_v < row.vocab_size)
-    return widen(tl.load(logits_ptr + offs_v, mask=mask_v, other=-float("inf")))
+    x = widen(tl.load(logits_ptr + offs_v, mask=mask_v, other=-float("inf")))
+    if row.edits is not None:
+        x = edit(x, row.edits, offs_n, mask_n, row.vocab_size)
+    return x
 
 
 @triton.jit

@@ -34,6 +34,7 @@ from .arithmetic import (
     widen,
 )
 from .collect import collect, trim
+from .edit import edit, edits_of_row
 from .rounds import rounds_of_row
 from .search import inside
 from .select import select
@@ -84,6 +85,10 @@ def token_of(row, block, left, threshold, end, SHIFT: tl.constexpr):
     lanes = tl.arange(0, BLOCK)
     offs_v = block * BLOCK + lanes
     x = widen(tl.load(logits_ptr + offs_v, mask=offs_v < row.vocab_size, other=-float("inf")))
+    if row.edits is not None:
+        offs_n = block + tl.arange(0, 1)
+        edited = edit(x[None, :], row.edits, offs_n, offs_n < row.num_blocks, row.vocab_size)
+        x = tl.reshape(edited, [BLOCK])
     block_max = tl.max(x, axis=0)
     mantissa, shift = block_scale(block_max, row.max, row.c)
     key = key_of(x, SHIFT)
@@ -111,6 +116,7 @@ def _draw_kernel(
     settled,  # Settled [B]
     rounds,  # Rounds [B], or None
     info,  # Info, or None
+    edits,  # Edits [B], or None
     logits_stride_b,
     seed_stride,  # None: a number
     step_stride,
@@ -128,7 +134,10 @@ def _draw_kernel(
     greedy = temperature < GREEDY_BELOW
     c = tl.where(greedy, LOG2_E, c)  # any: only the maximum is kept, of weight 2**30
     logits_ptr += pid_b * logits_stride_b
-    row = load_row(logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, pid_b, SHAPE)
+    edits = edits_of_row(edits, pid_b, num_blocks)
+    row = load_row(
+        logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, edits, pid_b, SHAPE
+    )  # fmt: skip
     if rounds is not None:
         rounds = rounds_of_row(rounds, pid_b, SHAPE)
     seed = of_row(Column(seed_ptr, seed_stride), pid_b, tl.int64)
@@ -180,8 +189,20 @@ def _draw_kernel(
     if settled.tops_ptr is not None:
         tl.store(settled.tops_ptr + pid_b, value_of(end - 1, SHAPE.SHIFT))  # type: ignore
     if info is not None:
-        raw = Table(row.table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
-        raw_mass = tl.sum(load_group_mass(row, raw, lowest_key(SHAPE.SHIFT), LOG2_E, SHAPE))
+        raw = row
+        if edits is None:
+            raw_table = Table(row.table.maxima_ptr, info.raw.sums_ptr + pid_b * num_blocks)
+        else:
+            raw = load_row(
+                logits_ptr, info.raw, scratch_ptr, c, vocab_size, num_blocks, None, pid_b, SHAPE
+            )  # fmt: skip
+            raw_table = raw.table
+        lowest = lowest_key(SHAPE.SHIFT)
+        raw_mass = tl.sum(load_group_mass(raw, raw_table, lowest, LOG2_E, SHAPE))
+        raw_max = raw.max
+        if edits is not None:  # what is banned may be no number
+            raw_max = tl.where(valid & (raw_max < float("inf")), raw_max, float("nan"))
+            tl.store(info.raw_max_ptr + pid_b, raw_max)
         log_mass, log_raw_mass = log2_mass(mass) * LN_2, log2_mass(raw_mass) * LN_2
         tl.store(info.kept_ptr + pid_b, tl.where(valid, kept, 0).to(tl.int64))
         tl.store(info.log_masses_ptr + pid_b, log_mass)
@@ -201,6 +222,9 @@ def _draw_kernel(
             below_max = x.to(tl.float64) - row.max.to(tl.float64)
             logprob = (below_max / temperature.to(tl.float64) - log_mass).to(tl.float32)
             logprob = tl.where(greedy, 0.0, logprob)
+            if edits is not None:
+                raw_x = widen(tl.load(logits_ptr + token)).to(tl.float64)
+                below_max = raw_x - raw_max.to(tl.float64)  # type: ignore
             raw_logprob = (below_max - log_raw_mass).to(tl.float32)
             tl.store(info.logprobs_ptr + place, tl.where(valid, logprob, float("nan")))
             tl.store(info.raw_logprobs_ptr + place, tl.where(valid, raw_logprob, float("nan")))

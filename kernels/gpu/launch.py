@@ -14,11 +14,13 @@ import triton
 
 from fused_sampler.contract.draws import NO_DRAWS, Draws
 from fused_sampler.contract.mass import BLOCK
+from fused_sampler.edits.resolve import Entries, RowEdits
 from fused_sampler.output import Drawn, RowState
 from fused_sampler.params import RowParams
 
-from .arguments import Column, Filters, Info, Rounds, Settled, Shape, Table
+from .arguments import Column, Edits, Filters, Info, Rounds, Settled, Shape, Sparse, Table
 from .draw import _draw_kernel
+from .edit import _edit_kernel
 from .rounds import MASSES, WORDS, _bracket_kernel, _round_kernel
 from .summarize import _summarize_kernel
 from .write import _write_kernel
@@ -36,6 +38,8 @@ class Sizes(NamedTuple):
     splits: int = 16
     stream_threads: int = 128  # small programs, many to a processor
     draw_threads: int = 256  # one program a row, of as many registers as there are
+    index_blocks: int = 2048  # that a program tells the entries of
+    index_chunk: int = 1024  # ids it looks at in one go
 
 
 SIZES = Sizes()
@@ -52,29 +56,44 @@ _OPTIONAL = {
 _SHIFTS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}  # constant low bits of a key
 
 
-def sample(logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool) -> Drawn:
+def sample(
+    logits: torch.Tensor,
+    rows: RowParams,
+    draws: Draws,
+    info: bool,
+    edits: RowEdits | None = None,
+) -> Drawn:
     """Tokens [B, num_samples]; with `info` all that there is to know.
 
-    Two launches, or five where a row may need many programs to select.
+    Two launches, or five where a row may need many programs to select; one more for bias and
+    penalties.
     """
-    output, _, _ = _summarize_and_draw(logits, rows, draws, info)
+    output, _, _ = _summarize_and_draw(logits, rows, draws, info, _edits(edits, logits))
     return output
 
 
 def softmax(logits: torch.Tensor, rows: RowParams) -> torch.Tensor:
     """Probabilities of `x / T` in fp32 [B, V]; a greedy row has all on its token."""
-    return _write(logits, rows, NO_DRAWS, probabilities=True)
+    return _write(logits, rows, NO_DRAWS, None, probabilities=True)
 
 
-def mask_logits(logits: torch.Tensor, rows: RowParams, draws: Draws = NO_DRAWS) -> torch.Tensor:
+def mask_logits(
+    logits: torch.Tensor,
+    rows: RowParams,
+    draws: Draws = NO_DRAWS,
+    edits: RowEdits | None = None,
+) -> torch.Tensor:
     """`x / T` in fp32 [B, V], `-inf` where dropped; a greedy row keeps its token's own logit."""
-    return _write(logits, rows, draws, probabilities=False)
+    return _write(logits, rows, draws, edits, probabilities=False)
 
 
 def _summarize_and_draw(
-    logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool
+    logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool, edits: Edits | None
 ) -> tuple[Drawn, Table, Settled]:
     batch, vocab = logits.shape
+    # An edited logit is an fp32 value, but for a mask.
+    widened = edits is not None and (edits.bias is not None or edits.counts is not None)
+    dtype = torch.float32 if widened else logits.dtype
     num_blocks = triton.cdiv(vocab, BLOCK)
     tiles, splits = _split(batch, num_blocks)
     groups = max(16, min(SIZES.groups, triton.next_power_of_2(num_blocks)))
@@ -84,7 +103,7 @@ def _summarize_and_draw(
         LIST=SIZES.list,
         TILE=SIZES.tile,
         BINS=max(16, min(1024, triton.next_power_of_2(num_blocks) // 4)),
-        SHIFT=_SHIFTS[logits.dtype],
+        SHIFT=_SHIFTS[dtype],
     )
 
     def empty(dtype: torch.dtype, *shape: int) -> torch.Tensor:
@@ -92,7 +111,7 @@ def _summarize_and_draw(
 
     filters = _filters(rows, logits)
     words = functools.partial(empty, torch.int64, batch, num_blocks)
-    table = Table(empty(logits.dtype, batch, num_blocks), words())
+    table = Table(empty(dtype, batch, num_blocks), words())
     if filters.eta_cutoff is not None or filters.typical_p is not None:
         table = table._replace(depths_ptr=words())
     if filters.top_n_sigma is not None:
@@ -112,11 +131,16 @@ def _summarize_and_draw(
     if info:
         logprobs, raw_logprobs = (empty(torch.float32, *output.tokens.shape) for _ in range(2))
         kept, log_masses = empty(torch.int64, batch), empty(torch.float64, 2, batch)
-        state = RowState(row_max, thresholds, row_max if whole else tops, *log_masses)
+        raw, raw_max = Table(table.maxima_ptr, words()), None
+        if edits is not None:
+            raw = raw._replace(maxima_ptr=torch.empty_like(table.maxima_ptr))
+            raw_max = empty(torch.float32, batch)
+        highest = row_max if whole else tops
+        untouched = row_max if raw_max is None else raw_max
+        state = RowState(row_max, thresholds, highest, *log_masses, untouched)
         output = Drawn(output.tokens, logprobs, raw_logprobs, kept, state)
-        raw = Table(table.maxima_ptr, words())
         allowed = empty(torch.int32, batch, splits)
-        asked = Info(raw, allowed, logprobs, raw_logprobs, kept, *log_masses)
+        asked = Info(raw, allowed, logprobs, raw_logprobs, kept, *log_masses, raw_max)
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
     filter_c = None if rows.filter_c is rows.c else _column(rows.filter_c, logits)
@@ -125,7 +149,7 @@ def _summarize_and_draw(
     stream, select = _options(SIZES.stream_threads, logits), _options(SIZES.draw_threads, logits)
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
-            logits, temperature, c, filter_c, filters, table, asked,
+            logits, temperature, c, filter_c, filters, table, asked, edits,
             logits.stride(0), vocab, num_blocks, tiles, ROWS=SIZES.rows,
             **stream,
         )  # fmt: skip
@@ -138,13 +162,14 @@ def _summarize_and_draw(
                 table,
                 scratch,
                 rounds,
+                edits,
                 num_blocks,
                 shape,
                 select,
             )
         _draw_kernel[(batch,)](
             logits, temperature, c, filter_c, filters, chance, *(values for values, _ in numbers),
-            table, scratch, output.tokens, settled, rounds, asked,
+            table, scratch, output.tokens, settled, rounds, asked, edits,
             logits.stride(0), *(stride for _, stride in numbers),
             vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,
             **select,
@@ -160,6 +185,7 @@ def _launch_rounds(
     table: Table,
     scratch: torch.Tensor,
     rounds: Rounds,
+    edits: Edits | None,
     num_blocks: int,
     shape: Shape,
     options: dict[str, Any],
@@ -175,7 +201,7 @@ def _launch_rounds(
     tiles = triton.cdiv(in_row, SIZES.splits)
     for number in range(2):
         _round_kernel[(batch, triton.cdiv(in_row, tiles))](
-            logits, c, table, scratch, rounds, logits.stride(0), vocab, num_blocks, tiles,
+            logits, c, table, scratch, rounds, edits, logits.stride(0), vocab, num_blocks, tiles,
             TYPICAL=filters.typical_p is not None, ROUND=number,
             SHAPE=shape._replace(TILE=SIZES.round_tile), **options,
         )  # fmt: skip
@@ -196,21 +222,61 @@ def _wide(rows: RowParams, vocab: int, num_blocks: int) -> bool:
     return not bounded.all().item()
 
 
+def _edits(edits: RowEdits | None, logits: torch.Tensor) -> Edits | None:
+    """As the kernels take them: with the new logits of single tokens, which is one launch."""
+    if edits is None:
+        return None
+    batch, vocab = logits.shape
+    num_blocks = triton.cdiv(vocab, BLOCK)
+
+    def listed(entries: Entries | None) -> Sparse | None:
+        if entries is None:
+            return None
+        new = torch.empty_like(entries.ids, dtype=torch.float32)
+        starts = logits.new_empty((batch, num_blocks + 1), dtype=torch.int32)
+        return Sparse(entries.ids, new, starts, entries.ids.shape[1])
+
+    bias, counts = listed(edits.bias), listed(edits.counts)
+    lists = sum(entries is not None for entries in (bias, counts))
+    if lists:
+        columns = (edits.repetition, edits.frequency, edits.presence)
+        blocks = max(16, min(SIZES.index_blocks, triton.next_power_of_2(num_blocks + 1)))
+        grid = batch, triton.cdiv(num_blocks + 1, blocks), lists
+        half = 0 if bias is None else 2 ** (bias.stride.bit_length() - 1)
+        with torch.cuda.device_of(logits):
+            _edit_kernel[grid](
+                logits,
+                bias, None if edits.bias is None else edits.bias.values,
+                counts, None if edits.counts is None else edits.counts.values, edits.dry,
+                *(_column(values, logits) for values in columns),
+                logits.stride(0), vocab, num_blocks, half,
+                BINS=blocks, CHUNK=SIZES.index_chunk,
+                **_options(SIZES.draw_threads, logits),
+            )  # fmt: skip
+    stride = 0 if edits.allowed is None else edits.allowed.stride(0)
+    return Edits(edits.allowed, stride, bias, counts)
+
+
 def _write(
-    logits: torch.Tensor, rows: RowParams, draws: Draws, probabilities: bool
+    logits: torch.Tensor,
+    rows: RowParams,
+    draws: Draws,
+    row_edits: RowEdits | None,
+    probabilities: bool,
 ) -> torch.Tensor:
     """Settle the rows, with a draw nobody looks at, and write them. One launch more."""
     batch, vocab = logits.shape
     whole = logits.new_empty(logits.shape, dtype=torch.float32)
     if batch == 0:
         return whole
-    output, table, settled = _summarize_and_draw(logits, rows, draws, info=False)
+    edits = _edits(row_edits, logits)
+    output, table, settled = _summarize_and_draw(logits, rows, draws, False, edits)
     num_blocks = table.maxima_ptr.shape[1]
     tiles, splits = _split(batch, num_blocks)
     with torch.cuda.device_of(logits):
         _write_kernel[(batch, splits)](
             logits, _column(rows.temperature, logits), _column(rows.c, logits),
-            table.maxima_ptr, settled, output.tokens, whole,
+            table.maxima_ptr, settled, output.tokens, whole, edits,
             logits.stride(0), vocab, num_blocks, tiles,
             ROWS=SIZES.rows, PROBABILITIES=probabilities,
             **_options(SIZES.stream_threads, logits),

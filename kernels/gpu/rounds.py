@@ -33,6 +33,7 @@ from .arithmetic import BLOCK, GREEDY_BELOW, about_z, key_of, lowest_key, value_
 from .bracket import Bracket, bracket, bracket_near, lowest_kept, lowest_of_sigma
 from .collect import Found, append, keep, load_logits
 from .depth import whole_row_depth
+from .edit import edits_of_row
 from .rank import place_of, rank_of, reach_of, shift_of
 from .search import inside
 from .table import load_block_key, load_group_mass, load_row
@@ -76,7 +77,9 @@ def _bracket_kernel(
     c = of_row(c, pid_b, tl.float32)
     filters = filters_of_row(filters, pid_b)
     logits_ptr += pid_b * logits_stride_b
-    row = load_row(logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, pid_b, SHAPE)
+    row = load_row(
+        logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, None, pid_b, SHAPE
+    )  # fmt: skip
     rounds = rounds_of_row(rounds, pid_b, SHAPE)
     tl.store(rounds.words_ptr + tl.arange(0, WORDS), tl.zeros([WORDS], tl.int32))
     bins = tl.arange(0, 2 * SHAPE.BINS)
@@ -138,6 +141,7 @@ def _round_kernel(
     table,  # Table [B, N]
     scratch_ptr,  # [B, 2 * LIST + GROUPS] int32
     rounds,  # Rounds [B]
+    edits,  # Edits [B], or None
     logits_stride_b,
     vocab_size,
     num_blocks,
@@ -160,6 +164,7 @@ def _round_kernel(
         of_row(c, pid_b, tl.float32),
         vocab_size,
         num_blocks,
+        edits_of_row(edits, pid_b, num_blocks),
         load_mean(rounds) if TYPICAL else None,
         lowest_key(SHAPE.SHIFT),
     )

@@ -21,6 +21,7 @@ import triton.language as tl
 from .arguments import filtered, filters_of_row, is_below, is_cut_first, of_row, wants_depth
 from .arithmetic import BLOCK, GREEDY_BELOW, LOG2_E, token_weights, widen
 from .depth import block_depth
+from .edit import edit, edits_of_row
 from .spread import block_moments
 
 
@@ -46,6 +47,7 @@ def _summarize_kernel(
     filters,  # Filters of Columns
     table,  # Table [B, N]
     info,  # Info, or None
+    edits,  # Edits [B], or None
     logits_stride_b,
     vocab_size,
     num_blocks,
@@ -65,6 +67,7 @@ def _summarize_kernel(
     whole_depth = whole_mass & wants_depth(filters, vocab_size)
     spreads = is_below(filters.top_n_sigma, float("inf"))
 
+    edits = edits_of_row(edits, pid_b, num_blocks)
     row_ptr = logits_ptr + pid_b * logits_stride_b
     first = pid_b * num_blocks
     allowed = tl.zeros([ROWS], tl.int32)
@@ -73,6 +76,9 @@ def _summarize_kernel(
         mask_n = offs_n < num_blocks
         offs_v = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
         x = load_tile(row_ptr, offs_v, vocab_size, (tile + 1) * ROWS * BLOCK <= vocab_size)
+        raw_x = x
+        if edits is not None:
+            x = edit(x, edits, offs_n, mask_n, vocab_size)
         x = tl.where(x < float("inf"), x, float("inf"))  # a NaN too
         block_max = tl.max(x, axis=1)
         maxima_ptr = table.maxima_ptr + first + offs_n
@@ -91,7 +97,15 @@ def _summarize_kernel(
                 tl.store(table.moments_ptr + first + offs_n, moments, mask=mask_n)
                 tl.store(table.squares_ptr + first + offs_n, squares, mask=mask_n)
         if info is not None:
-            sums = tl.sum(token_weights(x, block_max[:, None], LOG2_E).to(tl.int64), axis=1)
+            raw_max = block_max
+            if edits is None:
+                raw_x = x
+            else:
+                raw_x = tl.where(raw_x < float("inf"), raw_x, float("inf"))
+                raw_max = tl.max(raw_x, axis=1)
+                raw_maxima_ptr = info.raw.maxima_ptr + first + offs_n
+                tl.store(raw_maxima_ptr, raw_max.to(raw_maxima_ptr.dtype.element_ty), mask_n)
+            sums = tl.sum(token_weights(raw_x, raw_max[:, None], LOG2_E).to(tl.int64), axis=1)
             tl.store(info.raw.sums_ptr + first + offs_n, sums, mask=mask_n)
             allowed += tl.sum((x > -float("inf")).to(tl.int32), axis=1)
     if info is not None:

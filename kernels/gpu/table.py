@@ -34,15 +34,34 @@ def load_group_key(table, num_blocks, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def load_row(logits_ptr, table, scratch_ptr, c, vocab_size, num_blocks, pid_b, SHAPE: tl.constexpr):
-    """A row whose logits begin at `logits_ptr`; the others begin at the batch's first row."""
+def load_row(
+    logits_ptr,
+    table,
+    scratch_ptr,
+    c,
+    vocab_size,
+    num_blocks,
+    edits,
+    pid_b,
+    SHAPE: tl.constexpr,
+):
+    """A row whose logits begin at `logits_ptr`, of its own `edits`; the others are the batch's."""
     table = table_of_row(table, pid_b * num_blocks)
     list_ptr = scratch_ptr + pid_b * (2 * SHAPE.LIST + SHAPE.GROUPS)
     group_key = load_group_key(table, num_blocks, SHAPE)
     row_max = value_of(tl.max(group_key, axis=0), SHAPE.SHIFT)
     blocks_ptr = list_ptr + 2 * SHAPE.LIST
     return Row(
-        logits_ptr, table, list_ptr, blocks_ptr, group_key, row_max, c, vocab_size, num_blocks
+        logits_ptr,
+        table,
+        list_ptr,
+        blocks_ptr,
+        group_key,
+        row_max,
+        c,
+        vocab_size,
+        num_blocks,
+        edits,
     )
 
 

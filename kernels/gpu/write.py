@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from .arguments import of_row
+from .edit import edit, edits_of_row
 from .arithmetic import BEST_MASS, BLOCK, GREEDY_BELOW, widen
 
 
@@ -28,6 +29,7 @@ def _write_kernel(
     settled,  # Settled [B]
     tokens_ptr,  # [B] int64: of a greedy row its one token
     output_ptr,  # [B, V] fp32
+    edits,  # Edits [B], or None
     logits_stride_b,
     vocab_size,
     num_blocks,
@@ -51,6 +53,7 @@ def _write_kernel(
     top = float("inf")
     if settled.tops_ptr is not None:
         top = tl.load(settled.tops_ptr + pid_b)
+    edits = edits_of_row(edits, pid_b, num_blocks)
     dropped = tl.where(valid, -float("inf"), float("nan"))
     for tile in range(pid_s * tiles, (pid_s + 1) * tiles):
         offs_n = tile * ROWS + tl.arange(0, ROWS)
@@ -66,12 +69,16 @@ def _write_kernel(
                 mask=offs_n < num_blocks,
                 other=-float("inf"),
             )
-            reach = (widen(block_max) >= threshold)[:, None] & mask_v
+            reach = widen(block_max) >= threshold
             x = tl.load(
-                logits_ptr + pid_b * logits_stride_b + offs_v, mask=reach, other=-float("inf")
-            )
-            kept = (widen(x) >= threshold) & ((token < 0) | (offs_v == token))
+                logits_ptr + pid_b * logits_stride_b + offs_v,
+                mask=reach[:, None] & mask_v,
+                other=-float("inf"),
+            ).to(tl.float32)
+            if edits is not None:
+                x = edit(x, edits, offs_n, reach, vocab_size)
+            kept = (x + 0.0 >= threshold) & ((token < 0) | (offs_v == token))
             if settled.tops_ptr is not None:
-                kept &= widen(x) <= top
-            out = tl.where(kept, tl.math.div_rn(x.to(tl.float32), divisor), dropped)
+                kept &= x <= top
+            out = tl.where(kept, tl.math.div_rn(x, divisor), dropped)
         tl.store(output_ptr + pid_b * vocab_size + offs_v, out, mask=mask_v)

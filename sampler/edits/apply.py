@@ -17,7 +17,8 @@ def edited(logits: torch.Tensor, edits: RowEdits | None) -> torch.Tensor:
     if edits.allowed is not None:
         x[:, :vocab].masked_fill_(~bitmask.unpacked(edits.allowed, vocab), -torch.inf)
     if edits.bias is not None:
-        x.scatter_add_(1, edits.bias.ids.clamp(max=vocab).long(), edits.bias.values)
+        places = edits.bias.ids.clamp(max=vocab).long()
+        x.scatter_(1, places, x.gather(1, places) + edits.bias.values)
     if edits.counts is not None:
         places = edits.counts.ids.clamp(max=vocab).long()
         x.scatter_(1, places, _penalized(x.gather(1, places), edits))

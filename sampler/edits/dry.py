@@ -67,7 +67,9 @@ def dry_penalty(
     fp32. The others are columns [B]. A power is a product of one factor after the other.
     """
     device = lengths.device
-    multiplier, base, allowed = (column.to(device)[:, None] for column in (multiplier, base, allowed))
+    multiplier, base, allowed = (
+        column.to(device)[:, None] for column in (multiplier, base, allowed)
+    )
     more = lengths - allowed
     table = _powers(tuple(base[:, 0].tolist()), lengths.shape[1]).to(device)
     power = table.gather(1, more.clamp(0, table.shape[1] - 1).long())

@@ -132,7 +132,9 @@ def _checked(name: str, ids: Any) -> torch.Tensor:
         found = ids.dtype if isinstance(ids, torch.Tensor) else repr(ids)
         raise TypeError(f"{name} must be an int64 or int32 tensor of token ids, got {found}.")
     if ids.dim() not in (1, 2):
-        raise ValueError(f"{name} have shape {list(ids.shape)}; pass [B, L], -1 where there is none.")
+        raise ValueError(
+            f"{name} have shape {list(ids.shape)}; pass [B, L], -1 where there is none."
+        )
     ids = ids if ids.dim() == 2 else ids[None]
     wrong = (ids < -1) | (ids >= END)
     if wrong.any():

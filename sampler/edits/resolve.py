@@ -36,7 +36,7 @@ class RowEdits(NamedTuple):
     """
 
     allowed: torch.Tensor | None  # int32 [B, ceil(V / 32)]
-    bias: Entries | None  # fp32, added; an id that comes twice adds 0 at the second time
+    bias: Entries | None  # fp32, added once; an id that comes twice has one value
     counts: Entries | None  # int32: tokens of prompt and output, how often in the output
     repetition: torch.Tensor  # fp32 [B]
     frequency: torch.Tensor
@@ -85,10 +85,13 @@ def resolve_edits(
         parts.append(_bias(edits.logit_bias, logits, validate))
     if _is_on(records.MIN_TOKENS, edits):
         parts.append(_banned_stops(edits, history, columns, logits, step, validate))
-    bias = _ordered(parts, batch) if parts else None
+    parts = [part for part in parts if part[0].shape[1]]
+    bias = _ordered(parts) if parts else None
     if allowed is None and bias is None and counts is None:
         return None
-    return RowEdits(allowed, bias, counts, *(columns[record.name] for record in _PENALTIES[:3]), dry)
+    return RowEdits(
+        allowed, bias, counts, *(columns[record.name] for record in _PENALTIES[:3]), dry
+    )
 
 
 def _is_on(record: Any, edits: Edits) -> bool:
@@ -194,7 +197,9 @@ def _bias(
     elif isinstance(logit_bias, tuple) and len(logit_bias) == 2:
         ids, values = logit_bias
         if not isinstance(values, torch.Tensor) or not values.is_floating_point():
-            raise TypeError("logit_bias must hold a tensor of ids and one of floating-point values.")
+            raise TypeError(
+                "logit_bias must hold a tensor of ids and one of floating-point values."
+            )
         if values.shape != getattr(ids, "shape", None):
             raise ValueError(
                 f"logit_bias has ids {list(getattr(ids, 'shape', []))} but values "
@@ -242,13 +247,13 @@ def _banned_stops(
     return ids, values.masked_fill(few[:, None], -torch.inf)
 
 
-def _ordered(parts: list[tuple[torch.Tensor, torch.Tensor]], batch: int) -> Entries:
-    """One list of all, ordered by id; of an id in several the values' sum at the first."""
+def _ordered(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Entries:
+    """One list of all, ordered by id; an id of two parts has the values' sum, twice."""
     ids, values = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     ids, order = ids.masked_fill(ids < 0, END).int().sort(dim=1, stable=True)
     values = values.gather(1, order)
     again = ids[:, 1:] == ids[:, :-1]
     more = torch.nn.functional.pad(values[:, 1:].masked_fill(~again, 0.0), (0, 1))
-    values = (values + more).contiguous()
-    values[:, 1:].masked_fill_(again, 0.0)
+    values = values + more
+    values[:, 1:] = torch.where(again, values[:, :-1], values[:, 1:])
     return Entries(ids, values)

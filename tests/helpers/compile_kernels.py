@@ -24,7 +24,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
+from fused_sampler import Edits, History
 from fused_sampler.contract.draws import resolve_draws
+from fused_sampler.edits.resolve import RowEdits, resolve_edits
 from fused_sampler.kernels.gpu import launch
 from fused_sampler.params import resolve_rows
 
@@ -52,6 +54,7 @@ class Case(NamedTuple):
     top_k: int = 50  # 0, with the top-p that all have: many programs select
     stride: int = 0  # of a row; 0: the vocabulary
     batch: int = 4
+    edited: bool = False  # with a mask, bias, penalties and DRY
     only: str = ""  # the one kernel of interest
 
 
@@ -62,10 +65,14 @@ WRITES = [
 ]
 FUSED = [Case(info=True, per_row=True, top_k=0)]
 EVERY = Case(info=True, per_row=True, every=True, top_k=0)
+EDITED = Case(info=True, edited=True)
 FEW = [*FUSED, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
 ALL = [
     *FEW,
     EVERY,
+    EDITED,
+    Case(dtype=BF16, vocab=262_144, per_row=True, edited=True, top_k=0),
+    Case("mask_logits", BF16, edited=True, only="_write_kernel"),
     Case(dtype=FP16, info=True),
     Case(dtype=FP16, vocab=50, per_row=True),  # a single block
     Case(dtype=BF16, vocab=262_144, info=True, per_row=True, top_k=0),
@@ -110,13 +117,28 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
         seed = torch.tensor([seed] * case.batch)
     rows = resolve_rows(logits, **params)
     draws = resolve_draws(seed, 3, 2, None, case.batch, logits.device)
+    edits = edits_of(logits, case) if case.edited else None
     replaced = {n: Recorder(k) for n, k in vars(launch).items() if isinstance(k, JITFunction)}
     with mock.patch.multiple(launch, **replaced, _warp_size=lambda device: target.warp_size):
         if case.call == "sample":
-            launch.sample(logits, rows, draws, case.info)
+            launch.sample(logits, rows, draws, case.info, edits)
+        elif edits is not None:
+            launch.mask_logits(logits, rows, draws, edits)
         else:
             getattr(launch, case.call)(logits, rows)
     return [(k, values) for k, values in found if case.only in k.__name__]
+
+
+def edits_of(logits: torch.Tensor, case: Case) -> RowEdits | None:
+    """All that there are."""
+    batch, vocab = logits.shape
+    numbers = {"repetition_penalty": 1.1, "frequency_penalty": 0.5, "dry_multiplier": 0.8}
+    if case.per_row:
+        numbers = {name: torch.tensor([value] * batch) for name, value in numbers.items()}
+    allowed = torch.zeros(batch, -(-vocab // 32), dtype=torch.int32)
+    history = History(torch.zeros(batch, 100, dtype=torch.int32))
+    given = Edits(allowed=allowed, logit_bias={7: 1.0}, history=history, **numbers)
+    return resolve_edits(given, logits, step=0, validate=False)
 
 
 def specialized(kernel: JITFunction, values: dict[str, Any], target: GPUTarget) -> ASTSource:
