@@ -249,9 +249,8 @@ def _nothing(logits: torch.Tensor, num_samples: int) -> Drawn:
     """What is drawn from a batch without rows."""
     tokens = torch.empty(0, num_samples, dtype=torch.int64, device=logits.device)
     words = tokens.new_empty(0)
-    state = RowState(
-        *(words.float() for _ in range(3)), *(words.double() for _ in range(2)), words.float()
-    )
+    values, masses = words.float(), words.double()
+    state = RowState(values, values, values, masses, masses, values)
     return Drawn(tokens, tokens.float(), tokens.float(), words, state)
 
 

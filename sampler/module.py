@@ -11,6 +11,8 @@ from . import mirostat
 from .after import Asked, check_asked
 from .api import sample
 from .contract.draws import Seed, seed_tensor
+from .edits.arguments import EDITS, OF_CALLS
+from .edits.records import NUMBERS
 from .output import SampleOutput
 from .params import (
     MIROSTAT_ETA,
@@ -26,6 +28,8 @@ from .params import (
 )
 
 _KEEP: Any = object()
+_EDITS = tuple(name for name in EDITS if name not in OF_CALLS)
+_OWN = (*PARAMETERS, *_EDITS, *mirostat.NAMES)  # what a sampler holds by name
 
 
 class FusedSampler(nn.Module):
@@ -41,6 +45,9 @@ class FusedSampler(nn.Module):
     None: 0.1), each a number or a `[B]` tensor, a row follows mirostat 2 in the place of all other
     filters. Each row then has a bound of its own in `mirostat_mu`, fp32 `[B]`, which moves with
     each call that advances the step; `reset` forgets it.
+
+    Edits (masks, bias, penalties, by their names in `Edits`) may be the sampler's own or a call's;
+    `history` is a call's.
 
     `state_dict` holds parameters, seed, step and bound; `.to()` moves what lives in device memory.
     """
@@ -58,18 +65,23 @@ class FusedSampler(nn.Module):
         seed: Seed = None,
         backend: str = "auto",
         validate: bool = True,
-        **values: Parameter,
+        **values: Any,
     ):
         super().__init__()
+        if of_calls := [name for name in OF_CALLS if name in values]:
+            raise TypeError(f"{of_calls[0]} is another at each call; pass it there.")
+        for name in _EDITS:
+            setattr(self, name, values.pop(name, None))
         check_names(params, values)
         params = SamplingParams(**values) if params is None else params
         for name in PARAMETERS:
             setattr(self, name, getattr(params, name))
         self.mirostat_tau = MIROSTAT_TAU.off if mirostat_tau is None else mirostat_tau
         self.mirostat_eta = MIROSTAT_ETA.off if mirostat_eta is None else mirostat_eta
-        for name in mirostat.NAMES:
-            if not isinstance(getattr(self, name), torch.Tensor):
-                check_number(name, getattr(self, name))
+        for name in (*mirostat.NAMES, *NUMBERS):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, torch.Tensor):
+                check_number(name, value)
         self.backend = backend
         self.validate = validate
         with torch.inference_mode(False):  # or the step could not be advanced outside of it
@@ -85,6 +97,7 @@ class FusedSampler(nn.Module):
         """
         arguments: dict[str, Any] = {"backend": self.backend, "validate": self.validate}
         arguments["step"] = self.step
+        arguments |= {name: getattr(self, name) for name in _EDITS}
         if overrides.get("params") is None:
             arguments |= {name: getattr(self, name) for name in PARAMETERS}
         if overrides.get("generator") is None:
@@ -151,11 +164,12 @@ class FusedSampler(nn.Module):
             self.seed = None if seed is None else seed_tensor(seed).to(self.step.device, copy=True)
 
     def extra_repr(self) -> str:
-        names = (*PARAMETERS, *mirostat.NAMES, "seed", "step", "backend", "validate")
+        given = [name for name in _EDITS if getattr(self, name) is not None]
+        names = (*PARAMETERS, *given, *mirostat.NAMES, "seed", "step", "backend", "validate")
         return ", ".join(f"{name}={_show(getattr(self, name))}" for name in names)
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*PARAMETERS, *mirostat.NAMES, "seed")}
+        return {name: getattr(self, name) for name in (*_OWN, "seed")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -166,7 +180,7 @@ class FusedSampler(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> FusedSampler:
         super()._apply(fn, recurse)
         # Parameter tensors follow to the device but keep their dtype: half() must not round them.
-        for name in (*PARAMETERS, *mirostat.NAMES):
+        for name in _OWN:
             value = getattr(self, name)
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(self.step.device))

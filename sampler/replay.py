@@ -94,7 +94,7 @@ def replay(
             raise ValueError(f"kept stands for all filters; leave {others[0]} out.")
     if edits is not None and (kept is not None or logits.dim() == 3):
         raise ValueError(
-            "edits (bias, masks, penalties) are those of one step; pass logits [B, V] without kept, "
+            "edits (bias, masks, penalties) are of one step; pass logits [B, V] without kept, "
             "or what mask_logits makes of them."
         )
     if tokens.numel() == 0:

@@ -19,7 +19,7 @@ from fused_sampler import params
 from fused_sampler.contract import mass
 from fused_sampler.edits import bitmask, history
 
-_CONSTANTS = [Path(module.__file__) for module in (mass, params, bitmask, history)]
+_CONSTANTS = [Path(str(module.__file__)) for module in (mass, params, bitmask, history)]
 _PATHS = [*sorted(Path(__file__).parent.glob("*.py")), *_CONSTANTS]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _PATHS)).hexdigest()
 

@@ -44,7 +44,8 @@ def sample(
     outputs = tokens, logprobs, raw_logprobs, kept, bounds, log_masses
     addresses = (values.data_ptr() for values in outputs)
     _run(logits, rows, draws, edits, TOKENS, outputs, *addresses)
-    state = RowState(*bounds[:3], *log_masses, bounds[3])
+    row_max, lowest, highest, raw_max = bounds
+    state = RowState(row_max, lowest, highest, log_masses[0], log_masses[1], raw_max)
     return Drawn(tokens, logprobs, raw_logprobs, kept, state)
 
 

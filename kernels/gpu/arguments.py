@@ -70,7 +70,7 @@ class Info(NamedTuple):
     """What is written only where log-probabilities and counts are asked for."""
 
     raw: Any  # Table [B, N] at temperature 1; its maxima are those of `table`, but for edits
-    allowed_ptr: Any  # [B, splits] int32
+    finite_ptr: Any  # [B, splits] int32: how many logits are finite
     logprobs_ptr: Any  # [B, num_samples] fp32
     raw_logprobs_ptr: Any  # [B, num_samples] fp32
     kept_ptr: Any  # [B] int64

@@ -179,7 +179,7 @@ def _draw_kernel(
     if info is not None:
         if kept <= 0:  # all that are allowed, but so many
             for s in range(splits):
-                kept += tl.load(info.allowed_ptr + pid_b * splits + s)
+                kept += tl.load(info.finite_ptr + pid_b * splits + s)
     mass = tl.sum(group_mass)
     upto = tl.cumsum(group_mass, 0)
     groups = tl.arange(0, SHAPE.GROUPS)

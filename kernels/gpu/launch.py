@@ -130,17 +130,20 @@ def _summarize_and_draw(
     asked = None
     if info:
         logprobs, raw_logprobs = (empty(torch.float32, *output.tokens.shape) for _ in range(2))
-        kept, log_masses = empty(torch.int64, batch), empty(torch.float64, 2, batch)
+        kept = empty(torch.int64, batch)
+        log_mass, raw_log_mass = empty(torch.float64, 2, batch)
         raw, raw_max = Table(table.maxima_ptr, words()), None
         if edits is not None:
             raw = raw._replace(maxima_ptr=torch.empty_like(table.maxima_ptr))
             raw_max = empty(torch.float32, batch)
         highest = row_max if whole else tops
         untouched = row_max if raw_max is None else raw_max
-        state = RowState(row_max, thresholds, highest, *log_masses, untouched)
+        state = RowState(row_max, thresholds, highest, log_mass, raw_log_mass, untouched)
         output = Drawn(output.tokens, logprobs, raw_logprobs, kept, state)
-        allowed = empty(torch.int32, batch, splits)
-        asked = Info(raw, allowed, logprobs, raw_logprobs, kept, *log_masses, raw_max)
+        finite = empty(torch.int32, batch, splits)
+        asked = Info(
+            raw, finite, logprobs, raw_logprobs, kept, log_mass, raw_log_mass, raw_max
+        )  # fmt: skip
 
     temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
     filter_c = None if rows.filter_c is rows.c else _column(rows.filter_c, logits)

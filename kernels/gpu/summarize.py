@@ -70,7 +70,7 @@ def _summarize_kernel(
     edits = edits_of_row(edits, pid_b, num_blocks)
     row_ptr = logits_ptr + pid_b * logits_stride_b
     first = pid_b * num_blocks
-    allowed = tl.zeros([ROWS], tl.int32)
+    finite = tl.zeros([ROWS], tl.int32)
     for tile in range(pid_s * tiles, (pid_s + 1) * tiles):
         offs_n = tile * ROWS + tl.arange(0, ROWS)
         mask_n = offs_n < num_blocks
@@ -107,6 +107,6 @@ def _summarize_kernel(
                 tl.store(raw_maxima_ptr, raw_max.to(raw_maxima_ptr.dtype.element_ty), mask_n)
             sums = tl.sum(token_weights(raw_x, raw_max[:, None], LOG2_E).to(tl.int64), axis=1)
             tl.store(info.raw.sums_ptr + first + offs_n, sums, mask=mask_n)
-            allowed += tl.sum((x > -float("inf")).to(tl.int32), axis=1)
+            finite += tl.sum((x > -float("inf")).to(tl.int32), axis=1)
     if info is not None:
-        tl.store(info.allowed_ptr + pid_b * tl.num_programs(1) + pid_s, tl.sum(allowed))
+        tl.store(info.finite_ptr + pid_b * tl.num_programs(1) + pid_s, tl.sum(finite))

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 
 from .arguments import of_row
-from .edit import edit, edits_of_row
 from .arithmetic import BEST_MASS, BLOCK, GREEDY_BELOW, widen
+from .edit import edit, edits_of_row
 
 
 @triton.jit(do_not_specialize=["tiles"])

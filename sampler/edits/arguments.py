@@ -55,6 +55,7 @@ class Edits:
 
 
 EDITS = tuple(field.name for field in fields(Edits))
+OF_CALLS = ("history", "prompt_ids", "output_ids")  # others at each call
 
 
 def take_edits(arguments: dict[str, Any]) -> Edits | None:

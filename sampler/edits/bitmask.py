@@ -1,4 +1,4 @@
-"""Sets of tokens as bits: int32 `[..., ceil(V / 32)]`, token i is bit `i % 32` of word `i // 32`."""
+"""Sets of tokens as bits: int32 `[..., ceil(V / 32)]`, token i bit `i % 32` of word `i // 32`."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def dry_penalty(
 
 @functools.lru_cache(maxsize=16)
 def _powers(bases: tuple[float, ...], longest: int) -> torch.Tensor:
-    """`base ** n` for n from 0 to `longest`, fp32 [B, longest + 1]; fewer if more change nothing."""
+    """`base ** n` for n up to `longest`, fp32 [B, longest + 1]; fewer if more change nothing."""
     base = torch.tensor(bases, dtype=torch.float32, device="cpu")
     powers = [torch.ones_like(base)]
     for _ in range(longest):

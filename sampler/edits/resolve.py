@@ -89,9 +89,8 @@ def resolve_edits(
     bias = _ordered(parts) if parts else None
     if allowed is None and bias is None and counts is None:
         return None
-    return RowEdits(
-        allowed, bias, counts, *(columns[record.name] for record in _PENALTIES[:3]), dry
-    )
+    repetition, frequency, presence = (columns[record.name] for record in _PENALTIES[:3])
+    return RowEdits(allowed, bias, counts, repetition, frequency, presence, dry)
 
 
 def _is_on(record: Any, edits: Edits) -> bool:
