@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .contract.mass import LOG2_E, MAX_VOCAB
+from .edits.arguments import EDITS
 from .edits.records import NUMBERS
 from .filters import FILTERS, Axis
 from .filters import Parameter as Record
@@ -211,7 +212,7 @@ def check_names(params: SamplingParams | None, values: dict[str, Any]) -> None:
     """Raise TypeError for a name that is none, with a suggestion, and for `params` beside names."""
     for name, value in values.items():
         if name not in RECORDS:
-            close = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.7)
+            close = difflib.get_close_matches(name, (*PARAMETERS, *EDITS), n=1, cutoff=0.7)
             listed = f"the parameters are {', '.join(PARAMETERS)}; help() shows the rest."
             remedy = f"did you mean {close[0]}?" if close else listed
             raise TypeError(f"there is no argument {name!r}; {remedy}")

@@ -1,4 +1,4 @@
-"""Edits: a row of logits with mask, bias and penalties, in scratch memory (contract section 2).
+"""Edits: a row of logits with mask, bias and penalties, in scratch memory (contract section 1).
 
 The other steps then read that row: fp32, in the caches where the logits would be after one read.
 Traffic: 1 plane read, 1 in fp32 written; a bit a token of the mask; 8 bytes for each bias, 12 for

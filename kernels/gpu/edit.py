@@ -1,4 +1,4 @@
-"""Edits: mask, bias and penalties, applied to logits as they are read (contract section 2).
+"""Edits: mask, bias and penalties, applied to logits as they are read (contract section 1).
 
 The mask is two words a block. Of the tokens with a bias or a penalty the new logits stand in lists
 ordered by id, made by a launch before all others, and an index says where each block's begin: a

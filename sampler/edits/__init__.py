@@ -1,1 +1,1 @@
-"""What changes logits before the filters: masks, bias and penalties (contract section 2)."""
+"""What changes logits before the filters: masks, bias and penalties (contract section 1)."""

@@ -1,4 +1,4 @@
-"""The textbook of the edits: what the kernels do as they read logits (contract section 2)."""
+"""The textbook of the edits: what the kernels do as they read logits (contract section 1)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Entries(NamedTuple):
 
 
 class RowEdits(NamedTuple):
-    """The edits of a batch as the backends read them (contract section 2), None where off.
+    """The edits of a batch as the backends read them (contract section 1), None where off.
 
     Tensors stand beside the logits, but columns of plain numbers, which are as in `RowParams`.
     """
@@ -176,7 +176,7 @@ def _ids(name: str, ids: Any, logits: torch.Tensor, validate: bool) -> torch.Ten
             f"{name} has shape {list(ids.shape)} but logits have {len(logits)} rows; pass [n] for "
             f"all of them or [{len(logits)}, n]."
         )
-    ids = ids.long().reshape(-1, ids.shape[-1])
+    ids = (ids if ids.dim() == 2 else ids[None]).long()
     if validate:
         _check_vocab(name, ids, logits.shape[-1])
     return ids.to(logits.device).expand(len(logits), -1)
@@ -207,7 +207,7 @@ def _bias(
     else:
         raise TypeError(f"logit_bias must be {{token: bias}} or (ids, values), got {logit_bias!r}.")
     ids = _ids("logit_bias", ids, logits, validate)
-    values = values.float().reshape(-1, values.shape[-1])
+    values = (values if values.dim() == 2 else values[None]).float()
     if validate:
         wrong = ~(values < torch.inf) & (ids.cpu() >= 0).to(values.device)
         if wrong.any():
