@@ -223,7 +223,7 @@ def _draw_kernel(
             logprob = (below_max / temperature.to(tl.float64) - log_mass).to(tl.float32)
             logprob = tl.where(greedy, 0.0, logprob)
             if edits is not None:
-                raw_x = widen(tl.load(logits_ptr + token)).to(tl.float64)
+                raw_x = widen(tl.load(logits_ptr + token, mask=valid, other=0.0)).to(tl.float64)
                 below_max = raw_x - raw_max.to(tl.float64)  # type: ignore
             raw_logprob = (below_max - log_raw_mass).to(tl.float32)
             tl.store(info.logprobs_ptr + place, tl.where(valid, logprob, float("nan")))

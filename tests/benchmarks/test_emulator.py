@@ -47,7 +47,7 @@ def test_what_is_wrong_is_found_and_what_is_right_is_not():
     }
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "edits"])
 def test_machine_code_equals_the_textbook(dtype):
     assert emulated(dtype) == []
 

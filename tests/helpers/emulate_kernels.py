@@ -116,8 +116,30 @@ def rows(vocab: int, seed: int) -> torch.Tensor:
     return x
 
 
+def edits_of(vocab: int, seed: int) -> dict[str, Any]:
+    """Some for four rows: a mask, bias, penalties, tokens close together and far apart."""
+    generator = torch.Generator().manual_seed(seed)
+    near, far = (torch.randint(-1, size, (4, 600), generator=generator) for size in (99, vocab))
+    return {
+        "allowed": torch.rand(4, vocab, generator=generator) < 0.9,
+        "logit_bias": {token: token / 7 - 3 for token in range(seed, vocab, 97)},
+        "prompt_ids": torch.cat((near, far), dim=1),
+        "output_ids": far[:, ::2],
+        "repetition_penalty": by_row(1.2),
+        "frequency_penalty": by_row(0.4),
+        "presence_penalty": by_row(-0.3),
+        "dry_multiplier": by_row(0.8),
+        "dry_allowed_length": 1,
+    }
+
+
 def differences(
-    arch: int, vocab: int, dtype: torch.dtype, names: Collection[str], write: bool
+    arch: int,
+    vocab: int,
+    dtype: torch.dtype,
+    names: Collection[str],
+    write: bool,
+    edited: bool = False,
 ) -> Iterator[str]:
     """Calls whose results are not the textbook's, and errors that the emulator found.
 
@@ -125,8 +147,10 @@ def differences(
     """
     for number, params in enumerate(p for p in PARAMS if p.keys() <= set(names)):
         x = rows(vocab, number).to(dtype)
+        edits = edits_of(vocab, number) if edited else {}
         columns = {name: by_row(params.get(name, RECORDS[name].off)) for name in names}
         call = dict(columns, seed=number, step=3, num_samples=2, return_info=True, validate=False)
+        call |= edits
         options = dict(arch=arch, seed=number, schedule=number % 3, diverge=number % 2 == 1)
         with emulate(strict=False, perturb=2.0**-22, **options) as log:
             ours = sample(x, backend="triton", **call)
@@ -135,6 +159,10 @@ def differences(
         if write:  # of the rows that are valid
             valid = {name: column[:3] for name, column in columns.items()}
             valid |= {"seed": number, "step": 3}
+            valid |= {
+                name: value[:3] if isinstance(value, torch.Tensor) else value
+                for name, value in edits.items()
+            }
             with emulate(strict=False, **options) as written:
                 masked = mask_logits(x[:3], backend="triton", **valid)
             pairs.append((masked, mask_logits(x[:3], backend="torch", **valid)))
@@ -174,6 +202,7 @@ CALLS = {
     "fp32": (90, 5003, torch.float32, RECORDS, True),
     "bf16": (90, 140_000, torch.bfloat16, RECORDS, False),  # two blocks a group
     "fp16": (80, 65, torch.float16, COMMON, False),
+    "edits": (90, 5003, torch.bfloat16, COMMON, True, True),
 }
 
 
