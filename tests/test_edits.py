@@ -428,3 +428,21 @@ class TestModule:
             FusedSampler(history=History(IDS))
         with pytest.raises(ValueError, match="repetition_penalty is 0"):
             FusedSampler(repetition_penalty=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_block_of_which_every_token_is_edited(backend):
+    logits, ids = torch.randn(1, 200), torch.arange(200)
+    edits = {"logit_bias": (ids, torch.full((200,), 0.5)), "prompt_ids": ids, "output_ids": ids}
+    edits |= {"presence_penalty": 2.0, "stop_ids": ids[64:128], "min_tokens": 300}
+    expected = logits + 0.5 - 2.0
+    expected[:, 64:128] = -INF
+    assert torch.equal(mask_logits(logits, backend=backend, **edits), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ids_named_twice_are_not_lost_where_nothing_is_checked(backend):
+    ids = torch.tensor([[5] * 300 + [6]])
+    edits = {"logit_bias": (ids, torch.ones(1, 301)), "validate": False}
+    new = mask_logits(torch.zeros(1, 64), backend=backend, **edits)
+    assert new[0, 5] >= 1 and new[0, 6] == 1

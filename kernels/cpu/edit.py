@@ -65,7 +65,7 @@ def edit_row(words, vocab, table, b, x):
     for i in range(table[BIASES]):
         if ids[i] == END:
             break
-        if ids[i] < vocab and (i == 0 or ids[i] != ids[i - 1]):
+        if ids[i] < vocab:
             x[ids[i]] += values[i]
     ids = pointer(table[COUNT_IDS] + 4 * table[COUNT_IDS_STRIDE] * b, np.int32)
     counts = pointer(table[COUNTS] + 4 * table[COUNTS_STRIDE] * b, np.int32)

@@ -53,7 +53,7 @@ class Sparse(NamedTuple):
 
     ids_ptr: Any  # int32; `END` behind the last
     logits_ptr: Any  # fp32
-    starts_ptr: Any  # [B, N + 1] int32: where each block's begin
+    spans_ptr: Any  # [B, N] int32: where each block's begin, and how many they are
     stride: Any  # n
 
 

@@ -33,8 +33,8 @@ from .arithmetic import (
     value_of,
     widen,
 )
-from .collect import collect, trim
-from .edit import edit, edits_of_row
+from .collect import collect, load_logits, trim
+from .edit import edits_of_row
 from .rounds import rounds_of_row
 from .search import inside
 from .select import select
@@ -84,11 +84,11 @@ def token_of(row, block, left, threshold, end, SHIFT: tl.constexpr):
     logits_ptr = row.logits_ptr
     lanes = tl.arange(0, BLOCK)
     offs_v = block * BLOCK + lanes
-    x = widen(tl.load(logits_ptr + offs_v, mask=offs_v < row.vocab_size, other=-float("inf")))
-    if row.edits is not None:
-        offs_n = block + tl.arange(0, 1)
-        edited = edit(x[None, :], row.edits, offs_n, offs_n < row.num_blocks, row.vocab_size)
-        x = tl.reshape(edited, [BLOCK])
+    if row.edits is None:
+        x = widen(tl.load(logits_ptr + offs_v, mask=offs_v < row.vocab_size, other=-float("inf")))
+    else:
+        offs_n = tl.full([1], 0, tl.int32) + block
+        x = tl.reshape(load_logits(row, offs_n, offs_n < row.num_blocks), [BLOCK])
     block_max = tl.max(x, axis=0)
     mantissa, shift = block_scale(block_max, row.max, row.c)
     key = key_of(x, SHIFT)

@@ -7,7 +7,7 @@ lane take what is its own. A token of both lists has both edits in the second.
 
 Launch: grid (B, splits, lists). Traffic: for every 2,048 blocks of a row it reads a list's ids and
 writes 4 bytes a block; once it reads an entry's logit and 4 bytes, 8 with DRY, and writes 4. A read
-of logits with edits takes 8 bytes a block more for the mask, 8 for each list, and 8 an entry.
+of logits with edits takes 8 bytes a block more for the mask, 4 for each list, and 8 an entry.
 Programs share nothing.
 PyTorch twin: `edited` in `fused_sampler.edits.apply`.
 """
@@ -23,6 +23,7 @@ from .arguments import Edits, Sparse, of_row
 from .arithmetic import BLOCK, widen
 
 END = tl.constexpr(history.END)
+SPAN = tl.constexpr(2 * BLOCK.value)  # a span: where entries begin, times this, and how many
 
 
 @triton.jit
@@ -64,7 +65,7 @@ def list_logits(
     BINS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Write the new logits of a list, and where the entries of `BINS` blocks begin."""
+    """Write the new logits of a list, and the spans of `BINS` blocks."""
     first = tl.program_id(1) * BINS
     in_block = tl.full([BINS], 0, tl.int32)
     before = tl.full([CHUNK], 0, tl.int32)
@@ -94,13 +95,13 @@ def list_logits(
         more = (tl.max(ids) < END) & (start < entries.stride)
     starts = tl.cumsum(in_block, 0) - in_block + tl.sum(before)
     offs_n = first + tl.arange(0, BINS)
-    tl.store(entries.starts_ptr + offs_n, starts, mask=offs_n <= num_blocks)
+    tl.store(entries.spans_ptr + offs_n, starts * SPAN + in_block, mask=offs_n < num_blocks)
 
 
 @triton.jit(do_not_specialize=["half"])
 def _edit_kernel(
     logits_ptr,  # [B, V] fp32 | bf16 | fp16
-    bias,  # Sparse [B] without logits and starts, and `bias_ptr` [B, n] fp32; or None
+    bias,  # Sparse [B] without logits and spans, and `bias_ptr` [B, n] fp32; or None
     bias_ptr,
     counts,  # the same, with `counts_ptr` [B, n] int32
     counts_ptr,
@@ -156,7 +157,7 @@ def sparse_of_row(entries, pid_b, num_blocks):
         return Sparse(
             entries.ids_ptr + first,
             entries.logits_ptr + first,
-            entries.starts_ptr + pid_b * (num_blocks + 1),
+            entries.spans_ptr + pid_b * num_blocks,
             entries.stride,
         )
 
@@ -182,10 +183,10 @@ def edits_of_row(edits, pid_b, num_blocks):
 def replaced(x, entries, offs_n, mask_n):
     """Logits [ROWS, 64] of blocks with the new ones of a list."""
     lanes = tl.arange(0, BLOCK)[None, :]
-    first = tl.load(entries.starts_ptr + offs_n, mask=mask_n, other=0)
-    end = tl.load(entries.starts_ptr + offs_n + 1, mask=mask_n, other=0)
-    for i in range(0, tl.max(end - first, axis=0)):
-        has = first + i < end
+    span = tl.load(entries.spans_ptr + offs_n, mask=mask_n, other=0)
+    first, count = span // SPAN, span % SPAN
+    for i in range(0, tl.max(count, axis=0)):
+        has = i < count
         lane = tl.load(entries.ids_ptr + first + i, mask=has, other=0) & (BLOCK - 1)
         new = tl.load(entries.logits_ptr + first + i, mask=has, other=0.0)
         x = tl.where(lanes == tl.where(has, lane, -1)[:, None], new[:, None], x)

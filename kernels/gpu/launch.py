@@ -95,7 +95,9 @@ def _summarize_and_draw(
     widened = edits is not None and (edits.bias is not None or edits.counts is not None)
     dtype = torch.float32 if widened else logits.dtype
     num_blocks = triton.cdiv(vocab, BLOCK)
-    tiles, splits = _split(batch, num_blocks)
+    # Edits take registers: half a tile then has as many as it should.
+    tile = SIZES.rows if edits is None else SIZES.rows // 2
+    tiles, splits = _split(batch, num_blocks, tile)
     groups = max(16, min(SIZES.groups, triton.next_power_of_2(num_blocks)))
     shape = Shape(
         GROUPS=groups,
@@ -153,7 +155,7 @@ def _summarize_and_draw(
     with torch.cuda.device_of(logits):
         _summarize_kernel[(batch, splits)](
             logits, temperature, c, filter_c, filters, table, asked, edits,
-            logits.stride(0), vocab, num_blocks, tiles, ROWS=SIZES.rows,
+            logits.stride(0), vocab, num_blocks, tiles, ROWS=tile,
             **stream,
         )  # fmt: skip
         if rounds is not None:
@@ -236,15 +238,15 @@ def _edits(edits: RowEdits | None, logits: torch.Tensor) -> Edits | None:
         if entries is None:
             return None
         new = torch.empty_like(entries.ids, dtype=torch.float32)
-        starts = logits.new_empty((batch, num_blocks + 1), dtype=torch.int32)
-        return Sparse(entries.ids, new, starts, entries.ids.shape[1])
+        spans = logits.new_empty((batch, num_blocks), dtype=torch.int32)
+        return Sparse(entries.ids, new, spans, entries.ids.shape[1])
 
     bias, counts = listed(edits.bias), listed(edits.counts)
     lists = sum(entries is not None for entries in (bias, counts))
     if lists:
         columns = (edits.repetition, edits.frequency, edits.presence)
-        blocks = max(16, min(SIZES.index_blocks, triton.next_power_of_2(num_blocks + 1)))
-        grid = batch, triton.cdiv(num_blocks + 1, blocks), lists
+        blocks = max(16, min(SIZES.index_blocks, triton.next_power_of_2(num_blocks)))
+        grid = batch, triton.cdiv(num_blocks, blocks), lists
         half = 0 if bias is None else 2 ** (bias.stride.bit_length() - 1)
         with torch.cuda.device_of(logits):
             _edit_kernel[grid](
@@ -275,7 +277,7 @@ def _write(
     edits = _edits(row_edits, logits)
     output, table, settled = _summarize_and_draw(logits, rows, draws, False, edits)
     num_blocks = table.maxima_ptr.shape[1]
-    tiles, splits = _split(batch, num_blocks)
+    tiles, splits = _split(batch, num_blocks, SIZES.rows)
     with torch.cuda.device_of(logits):
         _write_kernel[(batch, splits)](
             logits, _column(rows.temperature, logits), _column(rows.c, logits),
@@ -287,9 +289,9 @@ def _write(
     return whole
 
 
-def _split(batch: int, num_blocks: int) -> tuple[int, int]:
+def _split(batch: int, num_blocks: int, tile: int) -> tuple[int, int]:
     """Tiles a program takes of a row, and programs a row."""
-    in_row = triton.cdiv(num_blocks, SIZES.rows)
+    in_row = triton.cdiv(num_blocks, tile)
     tiles = min(max(1, batch * in_row // SIZES.programs), in_row)
     return tiles, triton.cdiv(in_row, tiles)
 

@@ -36,7 +36,7 @@ class RowEdits(NamedTuple):
     """
 
     allowed: torch.Tensor | None  # int32 [B, ceil(V / 32)]
-    bias: Entries | None  # fp32, added once; an id that comes twice has one value
+    bias: Entries | None  # fp32, added
     counts: Entries | None  # int32: tokens of prompt and output, how often in the output
     repetition: torch.Tensor  # fp32 [B]
     frequency: torch.Tensor
@@ -247,12 +247,12 @@ def _banned_stops(
 
 
 def _ordered(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Entries:
-    """One list of all, ordered by id; an id of two parts has the values' sum, twice."""
+    """One list of all, ordered by id; an id of two parts has the values' sum."""
     ids, values = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     ids, order = ids.masked_fill(ids < 0, END).int().sort(dim=1, stable=True)
     values = values.gather(1, order)
     again = ids[:, 1:] == ids[:, :-1]
     more = torch.nn.functional.pad(values[:, 1:].masked_fill(~again, 0.0), (0, 1))
-    values = values + more
-    values[:, 1:] = torch.where(again, values[:, :-1], values[:, 1:])
-    return Entries(ids, values)
+    ids[:, 1:].masked_fill_(again, END)
+    ids, order = ids.sort(dim=1)
+    return Entries(ids, (values + more).gather(1, order))

@@ -256,10 +256,12 @@ def amd_code(asm: dict[str, Any]) -> dict[str, Any]:
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s*(\d+)", code)[1])
 
+    spills = field("vgpr_spill_count")  # scalar registers spill to vector ones, not to memory,
+    touched = spills or "alloca" in asm["llir"]  # but LLVM then reserves what it would have taken
     return {
         "registers": field("vgpr_count"),  # on CDNA, accumulation registers too
-        "stack": field("private_segment_fixed_size"),
-        "spills": field("vgpr_spill_count"),  # scalar registers spill to vector ones, not to memory
+        "stack": field("private_segment_fixed_size") if touched else 0,
+        "spills": spills,
         # `debug_barrier` orders global memory; a reduction's barriers need not, and have an `mmra`.
         "debug_barriers": len(re.findall(r"ttg\.barrier all|gpu\.barrier", asm["ttgir"])),
         "fences": len(re.findall(r"fence [^\n]*release(?![^\n]*mmra)", asm["llir"])),
