@@ -13,6 +13,8 @@ import pytest
 import torch
 from common import KINDS, load_backend, logits_of, real_logits
 
+from fused_sampler import History
+from fused_sampler import sample as public_sample
 from fused_sampler.contract.draws import resolve_draws
 from fused_sampler.params import resolve_rows
 
@@ -313,3 +315,40 @@ def test_logits_are_left_alone(kind, dtype):
     for whole in (launch.softmax, launch.mask_logits):
         whole(x, resolve_rows(x, **params))
     assert torch.equal(x.view(torch.uint8), before.view(torch.uint8))  # NaNs too
+
+
+def edited_traffic(x: torch.Tensor, **edits) -> tuple[Traffic, float]:
+    """Of a draw with edits, and by how many fp32 planes it moves more than without."""
+    counted = []
+    for given in ({}, edits):
+        with count_traffic(x) as traffic:
+            public_sample(x, 0.8, seed=1, backend="triton", **given)
+        counted.append(traffic)
+    without, traffic = counted
+    more = traffic.read + traffic.written - without.read - without.written
+    return traffic, more / (4 * x.numel())
+
+
+def test_a_mask_is_a_bit_a_token():
+    x = logits_like("random")
+    traffic, more = edited_traffic(x, allowed=torch.arange(LARGE) % 1000 > 0)
+    assert traffic.launches == TWO
+    assert more == pytest.approx(1 / 32, abs=1e-3)  # and of the draw's block twice
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_penalties_are_one_launch_and_a_tenth_of_a_plane(dtype):
+    x = logits_like("random").to(dtype)
+    text = text_of(4096, different=1000)  # the README has 760 in as many
+    past = {"history": History(text[:, :3000], text[:, 3000:])}
+    traffic, more = edited_traffic(x, repetition_penalty=1.1, presence_penalty=0.5, **past)
+    assert traffic.launches == TWO | {"_edit_kernel": 1}
+    assert 0.05 < more <= 0.1
+
+
+def text_of(length: int, different: int) -> torch.Tensor:
+    """Token ids, of which so many are different; smaller ones more often."""
+    generator = torch.Generator().manual_seed(0)
+    ids = (torch.rand(different, generator=generator) ** 3 * LARGE).long().unique()
+    again = ids[(torch.rand(length - len(ids), generator=generator) ** 3 * len(ids)).long()]
+    return torch.cat((ids, again))[None]
