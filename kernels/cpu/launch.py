@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from fused_sampler.contract.draws import NO_DRAWS, Draws
-from fused_sampler.edits.resolve import Entries, RowEdits
+from fused_sampler.edits.lists import Entries
+from fused_sampler.edits.resolve import RowEdits
 from fused_sampler.output import Drawn, RowState
 from fused_sampler.params import RowParams
 

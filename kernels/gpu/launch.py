@@ -14,7 +14,8 @@ import triton
 
 from fused_sampler.contract.draws import NO_DRAWS, Draws
 from fused_sampler.contract.mass import BLOCK
-from fused_sampler.edits.resolve import Entries, RowEdits
+from fused_sampler.edits.lists import Entries
+from fused_sampler.edits.resolve import RowEdits
 from fused_sampler.output import Drawn, RowState
 from fused_sampler.params import RowParams
 
@@ -237,9 +238,10 @@ def _edits(edits: RowEdits | None, logits: torch.Tensor) -> Edits | None:
     def listed(entries: Entries | None) -> Sparse | None:
         if entries is None:
             return None
-        new = torch.empty_like(entries.ids, dtype=torch.float32)
+        ids = entries.ids.contiguous()
+        new = torch.empty_like(ids, dtype=torch.float32)
         spans = logits.new_empty((batch, num_blocks), dtype=torch.int32)
-        return Sparse(entries.ids, new, spans, entries.ids.shape[1])
+        return Sparse(ids, new, spans, ids.shape[1])
 
     bias, counts = listed(edits.bias), listed(edits.counts)
     lists = sum(entries is not None for entries in (bias, counts))
@@ -251,7 +253,7 @@ def _edits(edits: RowEdits | None, logits: torch.Tensor) -> Edits | None:
         with torch.cuda.device_of(logits):
             _edit_kernel[grid](
                 logits,
-                bias, None if edits.bias is None else edits.bias.values,
+                bias, None if edits.bias is None else edits.bias.values.contiguous(),
                 counts, None if edits.counts is None else edits.counts.values, edits.dry,
                 *(_column(values, logits) for values in columns),
                 logits.stride(0), vocab, num_blocks, half,
