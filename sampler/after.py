@@ -130,7 +130,8 @@ def requested(
 
 def valid_rows(drawn: Drawn) -> torch.Tensor:
     """bool [B, 1]"""
-    return drawn.tokens[:, :1] >= 0
+    assert drawn.state is not None
+    return ~drawn.state.row_max.isnan()[:, None]
 
 
 def is_kept(x: torch.Tensor, state: RowState) -> torch.Tensor:
@@ -174,12 +175,12 @@ def in_parts(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
 
 
 def ranks(logits: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-    """How many logits are larger than that of each drawn token, and 1, int64 [B, n]; 0: invalid."""
+    """How many logits are larger than that of each drawn token, and 1, int64 [B, n]; 0: none."""
     counts = []
     for draw in range(drawn.tokens.shape[1]):
         x = logits.gather(-1, drawn.tokens[:, draw : draw + 1].clamp(min=0))
         counts.append((logits > x).sum(-1))
-    return (torch.stack(counts, dim=-1) + 1) * valid_rows(drawn)
+    return (torch.stack(counts, dim=-1) + 1) * (drawn.tokens >= 0)
 
 
 def entropy(

@@ -25,6 +25,7 @@ def sample(
     seed: Seed = ...,
     step: Step = ...,
     num_samples: int = ...,
+    replacement: bool = ...,
     generator: torch.Generator | None = ...,
     backend: str = ...,
     return_info: Literal[False] = ...,
@@ -53,6 +54,7 @@ def sample(
     seed: Seed = ...,
     step: Step = ...,
     num_samples: int = ...,
+    replacement: bool = ...,
     generator: torch.Generator | None = ...,
     backend: str = ...,
     validate: bool = ...,
@@ -66,6 +68,7 @@ def sample(
     seed: Seed = None,
     step: Step = 0,
     num_samples: int = 1,
+    replacement: bool = True,
     generator: torch.Generator | None = None,
     backend: str = "auto",
     return_info: bool = False,
@@ -92,7 +95,10 @@ def sample(
             CPU generator, or from `generator`. A tensor of one element is a number, here as in
             every argument by row.
         step: position in the sequence, an integer or a `[B]` tensor; another step, other draws.
-        num_samples: draws a row, with replacement.
+        num_samples: draws a row.
+        replacement: False draws no token of a row twice: after each draw its token is taken out of
+            what the filters keep, and the next is drawn from the rest. A greedy row gives its best
+            tokens in order, whatever the filters. Where nothing is left the token is -1.
         generator: a CPU generator to take the seed from.
         backend: "auto", "triton" (GPU kernels), "cpu" (compiled by Numba; logits of another device
             are copied), "torch" (the textbook, slow, on any device). Auto: Triton's on a CUDA or
@@ -117,7 +123,8 @@ def sample(
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, shape or range, or (with `validate`) a
-            row that holds NaN or `+inf`, or nothing but `-inf`. The message names the row.
+            row that holds NaN or `+inf`, or nothing but `-inf`, or without replacement gives fewer
+            tokens than `num_samples`. The message names the row.
     """
     run = compiled.sample if torch.compiler.is_compiling() else dispatch.sample
     asked = Asked(top_logprobs, logprob_ids, return_ranks, return_entropy, return_kept, kept_cap)
@@ -127,6 +134,7 @@ def sample(
         seed,
         step,
         num_samples,
+        replacement,
         generator,
         backend,
         return_info,

@@ -14,7 +14,7 @@ import torch
 
 from . import dispatch
 from .after import NOTHING_MORE, Asked
-from .contract.draws import Seed, Step
+from .contract.draws import Seed, Step, check_replacement
 from .edits.arguments import Edits
 from .output import SampleOutput
 from .params import PARAMETERS, SamplingParams, check_names, uses_chance
@@ -29,6 +29,7 @@ def sample(
     seed: Seed,
     step: Step,
     num_samples: int,
+    replacement: bool,
     generator: torch.Generator | None,
     backend: str,
     return_info: bool,
@@ -40,17 +41,19 @@ def sample(
     """`dispatch.sample` as one operator of a graph."""
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
+    check_replacement(replacement)
     if asked != NOTHING_MORE or edits is not None:  # the graph breaks here
         outside = torch.compiler.disable(dispatch.sample)
         return outside(
-            *(logits, seed, step, num_samples, generator, backend, return_info, validate),
-            *(asked, edits),
+            *(logits, seed, step, num_samples, replacement, generator),
+            *(backend, return_info, validate, asked, edits),
             **parameters,
         )
     if seed is None:  # drawn in the graph: two calls must not become one
         seed = torch.randint(2**63 - 1, (), device="cpu")
-    arguments = (*_values(**parameters), *_apart([_word(seed), _word(step)]), num_samples)
-    output = _sample(logits.detach(), *arguments, backend, return_info, validate)
+    arguments = (*_values(**parameters), *_apart([_word(seed), _word(step)]))
+    how = num_samples, replacement, backend, return_info, validate
+    output = _sample(logits.detach(), *arguments, *how)
     return SampleOutput(*output) if return_info else output[0]
 
 
@@ -133,22 +136,42 @@ def _named(tensors: Tensors, numbers: Tensors) -> dict[str, Any]:
 @torch.library.custom_op(
     "fused_sampler::sample",
     mutates_args=(),
-    schema=f"({_ARGUMENTS}, {_DRAWS}, SymInt num_samples, str backend, bool info, bool validate)"
-    " -> Tensor[]",
+    schema=f"({_ARGUMENTS}, {_DRAWS}, SymInt num_samples, bool replacement, str backend, bool info,"
+    " bool validate) -> Tensor[]",
 )
 def _sample(
-    logits, tensors, numbers, draw_tensors, draw_numbers, num_samples, backend, info, validate
+    logits,
+    tensors,
+    numbers,
+    draw_tensors,
+    draw_numbers,
+    num_samples,
+    replacement,
+    backend,
+    info,
+    validate,
 ):
     seed, step = _draw_words(draw_tensors, draw_numbers)
     output = dispatch.sample(
-        *(logits, seed, step, num_samples, None, backend, info, validate),
+        *(logits, seed, step, num_samples, replacement, None, backend, info, validate),
         **_named(tensors, numbers),
     )
     return list(output[:4]) if info else [output]
 
 
 @_sample.register_fake
-def _(logits, tensors, numbers, draw_tensors, draw_numbers, num_samples, backend, info, validate):
+def _(
+    logits,
+    tensors,
+    numbers,
+    draw_tensors,
+    draw_numbers,
+    num_samples,
+    replacement,
+    backend,
+    info,
+    validate,
+):
     batch = logits.shape[:-1]
     shape = batch if num_samples == 1 else (*batch, num_samples)
     tokens = logits.new_empty(shape, dtype=torch.int64)

@@ -98,6 +98,7 @@ def sample(
     seed: Seed,
     step: Step,
     num_samples: int,
+    replacement: bool,
     generator: torch.Generator | None,
     backend: str,
     return_info: bool,
@@ -115,7 +116,9 @@ def sample(
     batch, vocab = x.shape
     if asked != NOTHING_MORE:
         check_asked(asked, return_info, batch, vocab)
-    draws = resolve_draws(seed, step, num_samples, generator, batch, x.device, validate)
+    draws = resolve_draws(
+        seed, step, num_samples, generator, batch, x.device, validate, replacement
+    )
     own = None if edits is None else resolve_edits(edits, x, step, validate)
     if batch == 0:
         drawn = _nothing(x, num_samples)
@@ -123,7 +126,7 @@ def sample(
         drawn = implementation.sample(x, rows, draws, return_info, own)
         if validate and int(drawn.tokens.min()) < 0:
             skip = ", or pass validate=False to get token -1 for such rows"
-            raise_invalid(x, drawn.tokens[:, 0] < 0, skip, own)
+            _raise_short(x, drawn.tokens, skip, own)
     if not return_info:
         return _as_asked("tokens", drawn.tokens, logits, num_samples)
     fields = {name: value for name, value in drawn._asdict().items() if name != "state"}
@@ -273,6 +276,21 @@ def _check_capture(
             "validate=True reads the result, which a CUDA graph that is captured cannot; "
             "pass validate=False and look for tokens of -1 outside of it."
         )
+
+
+def _raise_short(
+    logits: torch.Tensor, tokens: torch.Tensor, skip: str, edits: RowEdits | None
+) -> None:
+    """Name the first row that lacks one of its tokens [B, n]: invalid, or with too few to draw."""
+    short = (tokens < 0).any(-1)
+    row = int(short.nonzero()[0])
+    if not edited(logits, edits)[row].amax().isfinite():
+        raise_invalid(logits, short, skip, edits)
+    count = int((tokens[row] >= 0).sum())
+    raise ValueError(
+        f"logits row {row} can give {count} different tokens, but num_samples is "
+        f"{tokens.shape[-1]}; ask for fewer, let the filters keep more{skip}."
+    )
 
 
 def raise_invalid(

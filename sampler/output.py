@@ -13,9 +13,10 @@ class SampleOutput(NamedTuple):
     """Drawn tokens and, with `return_info=True`, what they were drawn from.
 
     tokens: int64 `[B]` or `[B, num_samples]` (without the B for one row of logits, here and below);
-        -1 for an invalid row.
+        -1 for an invalid row, and without replacement where nothing is left to draw.
     logprobs: fp32, shaped like tokens; natural logarithm of the token's probability among the kept
-        tokens at the given temperature; 0 for greedy rows, NaN for invalid ones.
+        tokens at the given temperature, those drawn before it included; of a greedy row 0 for its
+        best token, -inf for all others; NaN for the token -1.
     raw_logprobs: the same under the untouched distribution: temperature 1, no filter, no edit.
     kept: int64 `[B]`; how many tokens the filters kept; 0 for an invalid row.
 
@@ -26,7 +27,7 @@ class SampleOutput(NamedTuple):
     raw_top_ids, raw_top_logprobs: the same of all tokens, by `raw_logprobs`.
     id_logprobs, raw_id_logprobs: fp32 `[B, n]`; of the tokens named by `logprob_ids`; -inf for one
         that is dropped, NaN for the id -1 and for an invalid row.
-    ranks: int64, shaped like tokens; 1 for the largest logit, equals share one; 0: invalid.
+    ranks: int64, shaped like tokens; 1 for the largest logit, equals share one; 0: no token.
     entropy: fp32 `[B]`; of the kept tokens at the given temperature, in nats.
     kept_ids, kept_offsets, kept_overflow: int32 `[total]`, int64 `[B + 1]`, bool `[B]`; row b keeps
         `kept_ids[kept_offsets[b] : kept_offsets[b + 1]]`, in ascending order. A row that keeps more

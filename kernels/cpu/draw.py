@@ -49,8 +49,8 @@ def accumulate(row, space, blocks):
 
 
 @device
-def draw_token(row, space, blocks, low, high, total, bits):
-    """The token, among those with keys in [low, high), at which the masses pass `r`."""
+def find_slot(space, blocks, total, bits):
+    """The slot in which the masses pass `r`, and what is left of it there."""
     left = np.int64(multiply_high(bits, np.uint64(total)))
     slot, end = np.int64(0), blocks - 1  # the first slot whose prefix passes
     while slot < end:
@@ -61,16 +61,33 @@ def draw_token(row, space, blocks, low, high, total, bits):
             slot = middle + 1
     if slot > 0:
         left -= space.mass[slot - 1]
+    return slot, left
+
+
+@device
+def find_token(row, space, slot, left, low, high, taken):
+    """The token of a slot, among those with keys in [low, high), at which the masses pass `left`.
+
+    A bit for each token of the block in `taken`: those that do not count.
+    """
     first = np.int64(space.blocks[slot]) * BLOCK
     block_max = block_float(space.tops[slot])
     upto = np.uint64(0)
     for token in range(first, min(first + BLOCK, row.vocab)):
         word = row.logits[token]
-        if low <= key_of(word) < high:
+        free = (taken >> np.uint64(token - first)) & np.uint64(1) == 0
+        if free and low <= key_of(word) < high:
             upto += np.uint64(token_weight(widen(word), block_max, row.c))
             if np.int64(scale_sum(upto, space.tops[slot], row.maximum, row.c)) > left:
                 return token
     return np.int64(-1)  # never: the block's mass is above `left`
+
+
+@device
+def draw_token(row, space, blocks, low, high, total, bits):
+    """The token, among those with keys in [low, high), at which the masses pass `r`."""
+    slot, left = find_slot(space, blocks, total, bits)
+    return find_token(row, space, slot, left, low, high, np.uint64(0))
 
 
 @device

@@ -136,6 +136,7 @@ def _run(
         *_word(draws.stream),
         None if edit_table is None else edit_table.data_ptr(),
         draws.num_samples,
+        draws.replacement,
         purpose,
         tokens,
         logprobs,

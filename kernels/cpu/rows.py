@@ -20,6 +20,7 @@ from .arithmetic import (
     widen,
 )
 from .compiling import SOURCES, device, entry
+from .distinct import best_distinct, draw_distinct
 from .draw import accumulate, draw_token, first_best, log_probability, random_bits
 from .edit import seen_row
 from .memory import pointer, take_next
@@ -115,10 +116,12 @@ def write_logprobs(
     log_mass, raw_log_mass = log2_mass(total) * LN_2, log2_mass(raw_total) * LN_2
     for i in range(size):
         logprobs[i], raw[i] = np.float32(np.nan), np.float32(np.nan)
-        if valid:
+        if valid and drawn[i] >= 0:
             x = widen(row.logits[drawn[i]])
             own = log_probability(x, row.maximum, temperature, log_mass)
-            logprobs[i] = np.float32(0.0) if greedy else own
+            if greedy:
+                own = np.float32(0.0) if drawn[i] == drawn[0] else np.float32(-np.inf)
+            logprobs[i] = own
             raw_x = widen(words[drawn[i]])
             raw[i] = log_probability(raw_x, raw_maximum, np.float32(1.0), raw_log_mass)
     return log_mass, raw_log_mass
@@ -141,6 +144,7 @@ def _compile(sources):
         stream_stride,
         edits,  # int64: the table of `edit.py`; None: there are none
         num_samples,
+        replacement,  # bool
         purpose,
         tokens,  # int64 [B, num_samples]
         logprobs,  # fp32 [B, num_samples]; with it the next four
@@ -181,7 +185,7 @@ def _compile(sources):
             has_filter = filtered(filters, vocab)
             # Near masses tell nearly every draw; any of many draws may need the exact ones.
             only_tokens = purpose == TOKENS and logprobs == 0
-            few_draws = only_tokens and num_samples <= _FEW_DRAWS
+            few_draws = only_tokens and num_samples <= _FEW_DRAWS and replacement
             try_near = few_draws and not has_filter and c >= LEAST_C
             # The mass of the whole row is needed by top-p as the first filter, and by the draw.
             first_is_p = filters.top_p < 1 and not is_cut_first(filters, vocab)
@@ -213,17 +217,24 @@ def _compile(sources):
                 write_kept(row, written, valid, token, low, high, temperature)
             else:
                 drawn = pointer(tokens + 8 * num_samples * b, np.int64)
-                for draw in range(num_samples):
-                    if valid and not greedy:
-                        bits, _ = random_bits(own_seed, own_step, own_stream, draw)
-                        if near_mass > 0.0:
-                            token = draw_near(row, space, near_mass, bits)
-                            if token == UNSURE:
-                                near_mass = 0.0
-                                blocks, total = num_blocks, take_all(row, space, False)
-                        if near_mass == 0.0:
-                            token = draw_token(row, space, blocks, low, high, total, bits)
-                    drawn[draw] = token
+                if replacement or not valid:
+                    for draw in range(num_samples):
+                        if valid and not greedy:
+                            bits, _ = random_bits(own_seed, own_step, own_stream, draw)
+                            if near_mass > 0.0:
+                                token = draw_near(row, space, near_mass, bits)
+                                if token == UNSURE:
+                                    near_mass = 0.0
+                                    blocks, total = num_blocks, take_all(row, space, False)
+                            if near_mass == 0.0:
+                                token = draw_token(row, space, blocks, low, high, total, bits)
+                        drawn[draw] = token
+                elif greedy:
+                    best_distinct(row, space, drawn, num_samples)
+                else:
+                    own_words = own_seed, own_step, own_stream
+                    part = blocks, low, high, total
+                    draw_distinct(row, space, part, own_words, drawn, num_samples)
                 if logprobs != 0:
                     if valid and not has_filter and not greedy:
                         kept = count_allowed(row)

@@ -48,6 +48,7 @@ class Space(NamedTuple):
     blocks: Any  # int32 [N]: numbers of the blocks in question; a place here is their slot
     tops: Any  # int32 [N]: their maxima
     sure: Any  # uint64 [N]: the sum of the weights that are kept whatever the list says
+    taken: Any  # uint64 [N]: a bit for each token drawn; where `sure` was, which no draw needs
     sums: Any  # uint64 [N]: of the kept weights
     mass: Any  # int64 [N]: of the block, or of it and all before
     near: Any  # fp64 [N / 4]: near masses of groups of blocks
@@ -81,6 +82,7 @@ def divide_space(address, num_blocks, capacity):
     entries = slots + 8 * capacity
     return Space(
         sure=pointer(address, np.uint64),
+        taken=pointer(address, np.uint64),
         sums=pointer(address + 8 * num_blocks, np.uint64),
         mass=pointer(address + 16 * num_blocks, np.int64),
         near=pointer(address + 24 * num_blocks, np.float64),

@@ -64,6 +64,19 @@ def load_logits(row, offs_n, mask_n):
 
 
 @triton.jit
+def load_block(row, block):
+    """The logits of one block, fp32 [64]; -inf beyond the vocabulary."""
+    if row.edits is None:
+        logits_ptr = row.logits_ptr
+        offs_v = block * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(logits_ptr + offs_v, mask=offs_v < row.vocab_size, other=-float("inf"))
+        return widen(x)
+    else:
+        offs_n = tl.full([1], 0, tl.int32) + block
+        return tl.reshape(load_logits(row, offs_n, offs_n < row.num_blocks), [BLOCK])
+
+
+@triton.jit
 def keep(row, offs_n, mask_n, x, rank, start, SHIFT: tl.constexpr):
     """Store the blocks' sums of what reaches the rank `start`; the mass and the count of each."""
     kept = rank >= start

@@ -33,7 +33,8 @@ from .arithmetic import (
     value_of,
     widen,
 )
-from .collect import collect, load_logits, trim
+from .collect import collect, load_block, trim
+from .distinct import best_left, group_key_of, take_token
 from .edit import edits_of_row
 from .rounds import rounds_of_row
 from .search import inside
@@ -81,14 +82,8 @@ def block_of(row, group, left, threshold, greedy, SHAPE: tl.constexpr):
 @triton.jit
 def token_of(row, block, left, threshold, end, SHIFT: tl.constexpr):
     """The id at which the masses inside a block pass `left`, and its logit."""
-    logits_ptr = row.logits_ptr
     lanes = tl.arange(0, BLOCK)
-    offs_v = block * BLOCK + lanes
-    if row.edits is None:
-        x = widen(tl.load(logits_ptr + offs_v, mask=offs_v < row.vocab_size, other=-float("inf")))
-    else:
-        offs_n = tl.full([1], 0, tl.int32) + block
-        x = tl.reshape(load_logits(row, offs_n, offs_n < row.num_blocks), [BLOCK])
+    x = load_block(row, block)
     block_max = tl.max(x, axis=0)
     mantissa, shift = block_scale(block_max, row.max, row.c)
     key = key_of(x, SHIFT)
@@ -113,6 +108,7 @@ def _draw_kernel(
     table,  # Table [B, N]
     scratch_ptr,  # [B, 2 * LIST + GROUPS] int32
     tokens_ptr,  # [B, num_samples] int64
+    taken_ptr,  # [B, N] int64, zeros: a bit for each token that is drawn; None: with replacement
     settled,  # Settled [B]
     rounds,  # Rounds [B], or None
     info,  # Info, or None
@@ -208,23 +204,47 @@ def _draw_kernel(
         tl.store(info.log_masses_ptr + pid_b, log_mass)
         tl.store(info.raw_log_masses_ptr + pid_b, log_raw_mass)
 
+    given = valid  # whether there is a token to draw
+    group_key = row.group_key
+    if taken_ptr is not None:
+        taken_ptr += pid_b * num_blocks
     for draw in range(num_samples):
         bits, _ = random_bits(seed, step, stream, draw)
         left = tl.umulhi(bits, mass.to(tl.uint64)).to(tl.int64)
         left = tl.where(greedy, 0, left)
+        if taken_ptr is not None:
+            given = valid & (mass > 0)
+            if greedy:
+                threshold, group_mass = best_left(group_key, groups, SHAPE)
+                upto = tl.cumsum(group_mass, 0)
+                given = valid & (threshold >= lowest_key(SHAPE.SHIFT))
         group = tl.sum((upto <= left).to(tl.int32))
         left -= tl.sum(tl.where(groups < group, group_mass, 0))
         block, left = block_of(row, group, left, threshold, greedy, SHAPE)
-        token, x = token_of(row, block, left, threshold, end, SHAPE.SHIFT)
+        if taken_ptr is None:
+            token, x = token_of(row, block, left, threshold, end, SHAPE.SHIFT)
+        else:
+            token, x, lost = take_token(
+                row, taken_ptr, block, left, threshold, end, greedy, given, SHAPE.SHIFT
+            )
+            if greedy:
+                key = group_key_of(row, group, SHAPE)
+                group_key = tl.where(groups == group, key, group_key)
+            else:
+                group_mass -= tl.where(groups == group, lost, 0)
+                upto -= tl.where(groups >= group, lost, 0)
+                mass -= lost
         place = pid_b * num_samples + draw
-        tl.store(tokens_ptr + place, tl.where(valid, token, -1).to(tl.int64))
+        tl.store(tokens_ptr + place, tl.where(given, token, -1).to(tl.int64))
         if info is not None:
             below_max = x.to(tl.float64) - row.max.to(tl.float64)
             logprob = (below_max / temperature.to(tl.float64) - log_mass).to(tl.float32)
             logprob = tl.where(greedy, 0.0, logprob)
+            if taken_ptr is not None:  # none but its best token is kept
+                logprob = tl.where(greedy & (draw > 0), -float("inf"), logprob)
             if edits is not None:
-                raw_x = widen(tl.load(logits_ptr + token, mask=valid, other=0.0)).to(tl.float64)
+                raw_x = widen(tl.load(logits_ptr + token, mask=given, other=0.0)).to(tl.float64)
                 below_max = raw_x - raw_max.to(tl.float64)  # type: ignore
             raw_logprob = (below_max - log_raw_mass).to(tl.float32)
-            tl.store(info.logprobs_ptr + place, tl.where(valid, logprob, float("nan")))
-            tl.store(info.raw_logprobs_ptr + place, tl.where(valid, raw_logprob, float("nan")))
+            tl.store(info.logprobs_ptr + place, tl.where(given, logprob, float("nan")))
+            tl.store(info.raw_logprobs_ptr + place, tl.where(given, raw_logprob, float("nan")))

@@ -130,6 +130,9 @@ def _summarize_and_draw(
     whole = filters.typical_p is None and filters.xtc_threshold is None  # up to the maximum
     settled = Settled(row_max, thresholds, None if whole else tops, empty(torch.int64, batch))
     output = Drawn(empty(torch.int64, batch, draws.num_samples))
+    taken = None
+    if not draws.replacement:
+        taken = logits.new_zeros((batch, num_blocks), dtype=torch.int64)
     asked = None
     if info:
         logprobs, raw_logprobs = (empty(torch.float32, *output.tokens.shape) for _ in range(2))
@@ -175,7 +178,7 @@ def _summarize_and_draw(
             )
         _draw_kernel[(batch,)](
             logits, temperature, c, filter_c, filters, chance, *(values for values, _ in numbers),
-            table, scratch, output.tokens, settled, rounds, asked, edits,
+            table, scratch, output.tokens, taken, settled, rounds, asked, edits,
             logits.stride(0), *(stride for _, stride in numbers),
             vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,
             **select,

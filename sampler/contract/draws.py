@@ -24,6 +24,7 @@ class Draws(NamedTuple):
     step: int | torch.Tensor
     stream: int | torch.Tensor | None  # None: each row's own number
     num_samples: int
+    replacement: bool = True  # False: no token of a row comes twice
 
     def third_words(self, batch: int, device: torch.device) -> torch.Tensor:
         """The third output word of each row's first draw, int64 [B]: XTC's chance."""
@@ -36,12 +37,16 @@ class Draws(NamedTuple):
         words = (torch.as_tensor(word, device=device) for word in (self.seed, self.step, stream))
         return [word.expand(batch) for word in words]
 
-    def below(self, mass: torch.Tensor) -> torch.Tensor:
-        """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for mass [B, 1]."""
+    def below(self, mass: torch.Tensor, draw: int | None = None) -> torch.Tensor:
+        """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for mass [B, 1].
+
+        Of one draw, [B, 1], where it is given.
+        """
         words = self._words(len(mass), mass.device)
         seed, step, stream = (word[:, None] for word in words)
-        draw = torch.arange(self.num_samples, device=mass.device)
-        return multiply_high(*random_bits(seed, step, stream, draw), mass)
+        first, end = (0, self.num_samples) if draw is None else (draw, draw + 1)
+        indices = torch.arange(first, end, device=mass.device)
+        return multiply_high(*random_bits(seed, step, stream, indices), mass)
 
 
 NO_DRAWS = Draws(seed=0, step=0, stream=0, num_samples=1)  # where nobody looks at them
@@ -67,14 +72,16 @@ def resolve_draws(
     batch: int,
     device: torch.device,
     validate: bool = True,
+    replacement: bool = True,
 ) -> Draws:
-    """Check seed, step and num_samples and give every row its own.
+    """Check seed, step, num_samples and replacement and give every row its own.
 
     One seed for the batch, a number or a tensor of one element, gives row b the stream b; a seed a
     row gives each the stream 0, so that a request draws the same tokens in any slot of any batch.
     For one row both are the same.
     """
     check_num_samples(num_samples)
+    check_replacement(replacement)
     check_generator(seed, generator)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
@@ -84,6 +91,7 @@ def resolve_draws(
         _int64("step", step, batch, device, lowest=0, validate=validate),
         None if shared else 0,
         num_samples,
+        replacement or num_samples == 1,  # one draw is the same either way
     )
 
 
@@ -118,6 +126,12 @@ def check_num_samples(num_samples: int) -> None:
         raise TypeError(f"num_samples must be an integer, got {num_samples!r}.")
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
+
+
+def check_replacement(replacement: bool) -> None:
+    """Raise where this is neither True nor False."""
+    if not isinstance(replacement, bool):
+        raise TypeError(f"replacement must be True or False, got {replacement!r}.")
 
 
 def _is_integer(value: object) -> bool:

@@ -93,6 +93,27 @@ def _kept_set(logits: torch.Tensor, rows: RowParams, draws: Draws) -> torch.Tens
     return torch.where(rows.greedy[:, None], best, kept)
 
 
+def _without_replacement(
+    table: BlockTable, kept: torch.Tensor, greedy: torch.Tensor, draws: Draws
+) -> torch.Tensor:
+    """Tokens [B, num_samples], each drawn from what is left of `kept`; -1 where nothing is.
+
+    A greedy row gives its best tokens in order, whatever the filters keep.
+    """
+    left = torch.where(greedy, table.x > -torch.inf, kept)
+    tokens = []
+    for draw in range(draws.num_samples):
+        upto = table.cumulative_mass(left)
+        mass = upto[:, -1:]
+        drawn = torch.searchsorted(upto, draws.below(mass, draw), right=True)
+        best = table.x.masked_fill(~left, -torch.inf).argmax(-1, keepdim=True)  # the first of them
+        nothing = torch.where(greedy, ~left.any(-1, keepdim=True), mass == 0)
+        token = torch.where(greedy, best, drawn).masked_fill(nothing, -1)
+        left = left.scatter(-1, token.clamp(min=0), False)
+        tokens.append(token)
+    return torch.cat(tokens, dim=-1)
+
+
 def sample(
     logits: torch.Tensor,
     rows: RowParams,
@@ -107,22 +128,28 @@ def sample(
     kept = _kept_set(logits, rows, draws)
     upto = table.cumulative_mass(kept)
     mass = upto[:, -1:]
-    r = draws.below(mass)
-    drawn = torch.searchsorted(upto, r, right=True).clamp(max=logits.shape[-1] - 1)
-
     greedy = rows.greedy[:, None]
-    tokens = torch.where(greedy, kept.int().argmax(-1, keepdim=True), drawn)
+    if draws.replacement:
+        r = draws.below(mass)
+        drawn = torch.searchsorted(upto, r, right=True).clamp(max=logits.shape[-1] - 1)
+        tokens = torch.where(greedy, kept.int().argmax(-1, keepdim=True), drawn)
+    else:
+        tokens = _without_replacement(table, kept, greedy, draws)
     invalid = ~table.row_max.isfinite()[:, None]
+    tokens = tokens.masked_fill(invalid, -1)
     if not info:
-        return Drawn(tokens.masked_fill(invalid, -1))
+        return Drawn(tokens)
 
-    x = logits.float().gather(-1, tokens)
+    none = tokens < 0
+    x = logits.float().gather(-1, tokens.clamp(min=0))
     row_max = table.row_max[:, None]
     log_mass = logarithm(mass)
     logprobs = log_probability(x, row_max, rows.temperature[:, None], log_mass)
+    certain = torch.full_like(logprobs, -torch.inf).masked_fill(tokens == tokens[:, :1], 0.0)
+    logprobs = torch.where(greedy, certain, logprobs)
     raw = BlockTable(raw_logits, torch.full_like(rows.c, LOG2_E))
     raw_log_mass = logarithm(raw.mass(raw.x > -torch.inf))[:, None]
-    raw_x, raw_max = raw_logits.float().gather(-1, tokens), raw.row_max[:, None]
+    raw_x, raw_max = raw_logits.float().gather(-1, tokens.clamp(min=0)), raw.row_max[:, None]
     raw_max = raw_max.masked_fill(~raw_max.isfinite(), torch.nan)  # it may hold one that is banned
     raw_logprobs = log_probability(raw_x, raw_max, torch.ones_like(row_max), raw_log_mass)
     state = RowState(
@@ -134,9 +161,9 @@ def sample(
         raw_max[:, 0].masked_fill(invalid[:, 0], torch.nan),
     )
     return Drawn(
-        tokens.masked_fill(invalid, -1),
-        logprobs.masked_fill(greedy, 0.0).masked_fill(invalid, torch.nan),
-        raw_logprobs.masked_fill(invalid, torch.nan),
+        tokens,
+        logprobs.masked_fill(none, torch.nan),
+        raw_logprobs.masked_fill(none, torch.nan),
         kept.sum(-1).masked_fill(invalid[:, 0], 0),
         state,
     )

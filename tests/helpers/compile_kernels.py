@@ -55,6 +55,7 @@ class Case(NamedTuple):
     stride: int = 0  # of a row; 0: the vocabulary
     batch: int = 4
     edited: bool = False  # with a mask, bias, penalties and DRY
+    replacement: bool = True
     only: str = ""  # the one kernel of interest
 
 
@@ -66,12 +67,14 @@ WRITES = [
 FUSED = [Case(info=True, per_row=True, top_k=0)]
 EVERY = Case(info=True, per_row=True, every=True, top_k=0)
 EDITED = Case(info=True, edited=True)
-FEW = [*FUSED, Case(dtype=BF16, vocab=262_144), *WRITES]  # 262,144: two blocks a group
+WIDE = Case(dtype=BF16, vocab=262_144)  # two blocks a group
+FEW = [*FUSED, WIDE, WIDE._replace(replacement=False, only="_draw_kernel"), *WRITES]
 ALL = [
     *FEW,
     EVERY,
+    EVERY._replace(replacement=False, only="_draw_kernel"),
     EDITED,
-    Case(dtype=BF16, vocab=262_144, per_row=True, edited=True, top_k=0),
+    WIDE._replace(per_row=True, edited=True, top_k=0),
     Case("mask_logits", BF16, edited=True, only="_write_kernel"),
     Case(dtype=FP16, info=True),
     Case(dtype=FP16, vocab=50, per_row=True),  # a single block
@@ -116,7 +119,7 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
         params = {name: torch.tensor([value] * case.batch) for name, value in params.items()}
         seed = torch.tensor([seed] * case.batch)
     rows = resolve_rows(logits, **params)
-    draws = resolve_draws(seed, 3, 2, None, case.batch, logits.device)
+    draws = resolve_draws(seed, 3, 2, None, case.batch, logits.device, replacement=case.replacement)
     edits = edits_of(logits, case) if case.edited else None
     replaced = {n: Recorder(k) for n, k in vars(launch).items() if isinstance(k, JITFunction)}
     with mock.patch.multiple(launch, **replaced, _warp_size=lambda device: target.warp_size):

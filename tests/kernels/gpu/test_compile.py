@@ -102,6 +102,8 @@ def check(target: str, records: list[dict[str, Any]]) -> None:
         elsewhere = {"_bracket_kernel"} if record in draws else {"settle", "trim"}
         if not record["every"]:  # top-n-sigma and typical are not compiled in
             elsewhere |= {"trim"} if record in draws else {"list_blocks", "collect"}
+        if record["replacement"]:
+            elsewhere |= {"take_token"}
         assert set(record["barriers_lost"]) == elsewhere
     if target.startswith("gfx"):
         assert all(0 < r["debug_barriers"] <= r["fences"] + 2 for r in ordered)
