@@ -31,9 +31,10 @@ def warmup(
         device: where the logits will be.
         batch: rows, as many as a parameter tensor among the arguments has.
         backend: as in `sample`.
-        arguments: the parameters, `seed`, `step` and `num_samples` of later calls. Triton's kernels
-            depend on which filters are given, and on which arguments are numbers and which tensors;
-            values do not matter. The CPU's are the same for all.
+        arguments: the parameters, `seed`, `step`, `num_samples` and `replacement` of later calls.
+            Triton's kernels depend on which filters are given, on which arguments are numbers and
+            which tensors, and on whether several draws are without replacement; other values do not
+            matter. The CPU's are the same for all.
 
     Raises as `sample` does.
     """

@@ -95,7 +95,7 @@ def test_operators_keep_their_promises(backend, info, num_samples, replacement):
     top_p = torch.tensor([0.9, 0.5, 1.0], device=DEVICE)
     draws = [None, torch.tensor(3, device=DEVICE)], [torch.tensor(5), None]
     for logits, share in ((LOGITS, top_p), (LOGITS[0].clone(), 0.9)):
-        arguments = parameters(share, temperature=0.8, top_k=20, top_h=0.95)
+        arguments = parameters(share, temperature=3.0, top_k=20, top_h=0.95)
         how = num_samples, replacement, backend, info, True
         checks = opcheck(OPERATORS.sample.default, (logits, *arguments, *draws, *how))
         assert set(checks.values()) == {"SUCCESS"}

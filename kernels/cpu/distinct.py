@@ -61,7 +61,7 @@ def best_distinct(row, space, drawn, size):
     for draw in range(size):
         block = np.int64(0)
         for n in range(1, row.num_blocks):
-            block = n if space.tops[n] > space.tops[block] else block
+            block = np.int64(n) if space.tops[n] > space.tops[block] else block
         drawn[draw] = np.int64(-1)
         if space.tops[block] > FORBIDDEN:
             drawn[draw] = take_best(row, space, block)
@@ -76,7 +76,7 @@ def take_best(row, space, block):
         if (space.taken[block] >> np.uint64(token - first)) & _ONE == 0:
             key = key_of(row.logits[token])
             if key > top:
-                best, top, after = token, key, top
+                best, top, after = np.int64(token), key, top
             else:
                 after = max(after, key)
     space.taken[block] |= _ONE << np.uint64(best - first)
