@@ -10,7 +10,7 @@ import typer
 from .. import __version__
 from ..params import TEMPERATURE
 from ..views.numbers import Number, label
-from ..views.parameters import SWEPT
+from ..views.parameters import EDITS, NEXT_EDITS, SWEPT
 from . import options
 from .options import AsJson, Chat, Model, Prompt, System, Temperature, with_filters
 
@@ -44,7 +44,7 @@ def root(
 
 
 @app.command()
-@with_filters
+@with_filters(EDITS)
 def generate(
     prompt: Prompt,
     model: Model = None,
@@ -53,6 +53,7 @@ def generate(
     temperature: Temperature = TEMPERATURE.off,
     *,
     filters: dict[str, Any],
+    edits: dict[str, Any],
     seed: Annotated[
         int | None,
         options.seed(
@@ -76,17 +77,17 @@ def generate(
 
     The text goes to standard output, and a line with the speed, the share of time spent sampling
     and the seed to standard error, so that redirecting the output to a file keeps the text alone.
-    What the model's own generation config sets beside these options, such as a repetition penalty,
+    What the model's own generation config sets beside these options, such as suppressed tokens,
     applies, and is named there too.
     """
     from .generate import run_generate
 
-    request = options.request_of(prompt, model, temperature, filters, seed, chat, system)
+    request = options.request_of(prompt, model, temperature, filters, edits, seed, chat, system)
     run_generate(request, stop or [], max_new_tokens, num_samples)
 
 
 @app.command()
-@with_filters
+@with_filters(NEXT_EDITS)
 def inspect(
     prompt: Prompt,
     model: Model = None,
@@ -95,6 +96,7 @@ def inspect(
     temperature: Temperature = TEMPERATURE.off,
     *,
     filters: dict[str, Any],
+    edits: dict[str, Any],
     seed: Annotated[
         int | None,
         options.seed(
@@ -103,21 +105,30 @@ def inspect(
         ),
     ] = None,
     top: Annotated[int, options.number(Number(1), "Show this many of the best tokens.")] = 20,
+    top_logprobs: Annotated[
+        int,
+        options.number(
+            Number(0),
+            "Show log-probabilities too, of so many most probable tokens: among the kept ones, and "
+            "as the model itself says.",
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Show the next-token table: what each filter keeps and what a seed draws.
 
     Probabilities are after the temperature and before the filters. Logits are those that `generate`
-    draws from: after what the model's own generation config does to them.
+    draws from: after what the model's own generation config, penalties and bias do to them. Where
+    these options move one, the table says from where.
     """
     from .inspect import run_inspect
 
-    request = options.request_of(prompt, model, temperature, filters, seed, chat, system)
-    run_inspect(request, top, as_json)
+    request = options.request_of(prompt, model, temperature, filters, edits, seed, chat, system)
+    run_inspect(request, top, top_logprobs, as_json)
 
 
 @app.command()
-@with_filters
+@with_filters(NEXT_EDITS)
 def explore(
     prompt: Prompt = "The sky is",
     model: Model = None,
@@ -126,6 +137,7 @@ def explore(
     temperature: Temperature = TEMPERATURE.off,
     *,
     filters: dict[str, Any],
+    edits: dict[str, Any],
     seed: Annotated[
         int,
         options.seed("The seed that the page starts with; the same draws the same."),
@@ -156,7 +168,7 @@ def explore(
     """
     from .explore import run_explore, run_export
 
-    request = options.request_of(prompt, model, temperature, filters, seed, chat, system)
+    request = options.request_of(prompt, model, temperature, filters, edits, seed, chat, system)
     if export is None:
         run_explore(request, port, browser)
     else:
@@ -164,7 +176,7 @@ def explore(
 
 
 @app.command(cls=options.SeveralTemperatures)
-@with_filters
+@with_filters(NEXT_EDITS)
 def plot(
     prompt: Prompt,
     model: Model = None,
@@ -181,6 +193,7 @@ def plot(
     ] = [TEMPERATURE.off],  # noqa: B006  # typer copies it
     *,
     filters: dict[str, Any],
+    edits: dict[str, Any],
     sweep: Annotated[
         str | None,
         options.choice(
@@ -211,7 +224,7 @@ def plot(
     from .plot import run_plot
 
     requests = [
-        options.request_of(prompt, model, value, filters, None, chat, system)
+        options.request_of(prompt, model, value, filters, edits, None, chat, system)
         for value in sorted(set(temperature))
     ]
     run_plot(requests, top, sweep and sweep.replace("-", "_"), out)

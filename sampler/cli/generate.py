@@ -41,12 +41,13 @@ def run_generate(
             "use a smaller seed",
         )
     loaded = load_for_command(request.model)
+    request.check_vocabulary(loaded.vocabulary)
     remedy = "shorten the prompt or lower --max-new-tokens"
     inputs = encode_prompt(loaded, request.reading, max_new_tokens, remedy)
     arguments = _arguments(loaded, inputs, request, stop, max_new_tokens)
 
     unspelled = len(unspelled_ids(loaded.tokenizer, loaded.vocabulary))
-    notes = generation.config_notes(loaded, to_the_end=True)
+    notes = generation.config_notes(loaded, to_the_end=True, given=request.editing)
     if note := unspelled_note(loaded.vocabulary, unspelled):
         notes.insert(0, note)
     for note in notes:
@@ -54,7 +55,9 @@ def run_generate(
 
     if not request.greedy:
         # Scores that something else changes first are an fp32 copy.
-        changed = unspelled or generation.applied_settings(loaded, to_the_end=False)
+        changed = (
+            unspelled or request.editing or generation.applied_settings(loaded, to_the_end=False)
+        )
         dtype = torch.float32 if changed else loaded.model.dtype
         compile_kernels(loaded.model.device, loaded.vocabulary, dtype)
     sampler = TimedSampler(loaded.model.device)
@@ -97,6 +100,7 @@ def _arguments(
     return {
         **inputs,
         **generation.generate_arguments(loaded, request.drawing, to_the_end=True),
+        **request.editing,
         "max_new_tokens": max_new_tokens,
         "pad_token_id": pad,
         "logits_processor": LogitsProcessorList(spelled_only if unspelled else []),

@@ -10,15 +10,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ..edits.records import MIN_TOKENS, NUMBERS
 from ..filters import Parameter
 from ..params import TEMPERATURE
-from ..views.numbers import SEED, Number, label, read_parameter
-from ..views.parameters import MORE, OFFERED
+from ..views.numbers import SEED, Number, label, read_bias, read_parameter
+from ..views.parameters import LOGIT_BIAS, MORE, OFFERED, TRANSFORMERS
 from ..views.request import FieldError, Request, check_text
 
 # Of the options that say what to draw from.
 PANEL = "Sampling"
 MORE_PANEL = "More filters"
+EDITS_PANEL = "Penalties and bias"
 FILTERS = [record for record in OFFERED if record is not TEMPERATURE]
 
 
@@ -53,6 +55,27 @@ def parameter(record: Parameter, help: str | None = None, metavar: str | None = 
         help=help or record.help,
         rich_help_panel=panel,
     )
+
+
+def _edit(record: Parameter) -> Any:
+    """An option for a number among the edits."""
+    return typer.Option(
+        metavar="COUNT" if record.kind is int else "NUMBER",
+        parser=_parser(functools.partial(read_parameter, record)),
+        help=_EDIT_HELP.get(record, record.help),
+        show_default="the model's own" if record.name in TRANSFORMERS else True,
+        rich_help_panel=EDITS_PANEL,
+    )
+
+
+# Where the record names what the command finds by itself.
+_EDIT_HELP = {MIN_TOKENS: "Bans the model's end tokens while fewer tokens are generated."}
+_BIAS = typer.Option(
+    metavar="ID=VALUE",
+    help="Is added to the logit of the token of this id; -inf bans it. May be repeated.",
+    show_default=False,
+    rich_help_panel=EDITS_PANEL,
+)
 
 
 def _parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -115,35 +138,55 @@ def seed(help: str, **more: Any) -> Any:
     return number(SEED, help, "SEED", rich_help_panel=PANEL, **more)
 
 
-def with_filters(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command an option for each filter, in place of its argument `filters`, a dict."""
-    signature = inspect.signature(command, eval_str=True)
-    parameters: list[inspect.Parameter] = []
-    for one in signature.parameters.values():
-        parameters += _filter_parameters() if one.name == "filters" else [one]
+def with_filters(edits: Sequence[Parameter]) -> Callable[..., Callable[..., None]]:
+    """Gives a command an option for each filter, and for each of `edits` and the bias.
 
-    @functools.wraps(command)
-    def expanded(**given: Any) -> None:
-        filters = {filter.name: given.pop(filter.name) for filter in FILTERS}
-        command(**given, filters=filters)
+    They stand in place of its arguments `filters` and `edits`, which are dicts.
+    """
+    groups = {"filters": _filter_parameters(), "edits": _edit_parameters(edits)}
 
-    # typer reads the options off the signature, and the annotations once more.
-    keywords = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
-    expanded.__signature__ = signature.replace(parameters=keywords)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
-    return expanded
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for one in signature.parameters.values():
+            parameters += groups.get(one.name, [one])
+
+        @functools.wraps(command)
+        def expanded(**given: Any) -> None:
+            dicts = {
+                group: {one.name: given.pop(one.name) for one in own}
+                for group, own in groups.items()
+            }
+            command(**given, **dicts)
+
+        # typer reads the options off the signature, and the annotations once more.
+        keywords = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
+        expanded.__signature__ = signature.replace(parameters=keywords)  # type: ignore[attr-defined]
+        expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+        return expanded
+
+    return decorate
 
 
 def _filter_parameters() -> list[inspect.Parameter]:
-    return [
-        inspect.Parameter(
-            filter.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=filter.off,
-            annotation=Annotated[filter.kind, parameter(filter)],
+    return [_keyword(one.name, one.off, Annotated[one.kind, parameter(one)]) for one in FILTERS]
+
+
+def _edit_parameters(edits: Sequence[Parameter]) -> list[inspect.Parameter]:
+    numbers = [
+        _keyword(
+            one.name,
+            None if one.name in TRANSFORMERS else one.off,
+            Annotated[one.kind | None, _edit(one)],
         )
-        for filter in FILTERS
+        for one in edits
     ]
+    return [*numbers, _keyword(LOGIT_BIAS, None, Annotated[list[str] | None, _BIAS])]
+
+
+def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def request_of(
@@ -151,6 +194,7 @@ def request_of(
     model: str | None,
     temperature: float,
     filters: Mapping[str, Any],
+    edits: Mapping[str, Any],
     seed: int | None,
     chat: bool,
     system: str | None,
@@ -158,10 +202,24 @@ def request_of(
     """The request; what is wrong with it is an error of the option that it came from."""
     try:
         sampling = {"temperature": temperature, **filters}
-        return Request(prompt, model, sampling, seed, chat, system)
+        numbers = {name: value for name, value in edits.items() if name != LOGIT_BIAS}
+        given = _given(numbers, edits[LOGIT_BIAS])
+        return Request(prompt, model, sampling, seed, chat, system, given)
     except FieldError as error:
         is_option = error.field not in (None, "prompt")
         raise wrong(error.field if is_option else None, _sentence(error)) from error
+
+
+def _given(edits: Mapping[str, Any], biases: Sequence[str] | None) -> dict[str, Any]:
+    """Without those that are off, or were left out for the model's own."""
+    given = {
+        name: value
+        for name, value in edits.items()
+        if value is not None and (name in TRANSFORMERS or value != NUMBERS[name].off)
+    }
+    if biases:
+        given[LOGIT_BIAS] = read_bias(", ".join(biases))
+    return given
 
 
 def wrong(name: str | None, message: str) -> typer.BadParameter:

@@ -12,7 +12,7 @@ from .. import __version__
 from ..filters import Parameter
 from ..params import TEMPERATURE
 from ..views.numbers import label
-from ..views.parameters import MORE, OFFERED
+from ..views.parameters import EXPLORED, LOGIT_BIAS, MORE, OFFERED
 from ..views.request import Request
 from .text import Explorer
 from .view import SAMPLES, TOP, View
@@ -30,9 +30,10 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
         "request": {
             "prompt": request.prompt,
             **request.sampling,
+            **views[0].table.edits,  # as they apply: the generation config may hold some
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
-        "settings": [_control(record) for record in OFFERED],
+        "settings": [*map(_control, OFFERED + EXPLORED), _BIAS],
         "top": TOP,
         "samples": SAMPLES,
         "saved": saved,
@@ -54,23 +55,36 @@ def _control(record: Parameter) -> dict[str, Any]:
 
     What is on or off has no slider, for it is a box to tick.
     """
+    lowest = record.axis.low if record.low > 0 else 0
     highest = min(record.axis.high, LONGEST_SLIDER)
-    slider = {"min": 0, "max": highest, "step": highest / 100}
+    step = 1 if record.kind is int else highest / 100
+    slider = {"min": lowest, "max": highest, "step": step}
     return {
         "name": record.name,
         "label": label(record.name),
         "hint": _hint(record),
-        "whole": record.kind is int,
+        "kind": record.kind.__name__,
         "off": record.off,
-        "more": record in MORE,  # folded away
+        "folded": "edits" if record in EXPLORED else "more" if record in MORE else None,
         "slider": None if record.kind is bool else slider,
     }
+
+
+_BIAS = {
+    "name": LOGIT_BIAS,
+    "label": label(LOGIT_BIAS),
+    "hint": "id=value, …; or click a token",
+    "kind": "text",
+    "off": "",
+    "folded": "edits",
+    "slider": None,
+}
 
 
 def _hint(record: Parameter) -> str:
     if record is TEMPERATURE:
         return "0 is greedy"
-    if record.needs:
+    if record.needs:  # which may have a value all the same
         return f"needs {label(record.needs)}"
     return f"{record.off:g} is off"
 

@@ -73,7 +73,10 @@ class View:
     """The next token after a prompt and the tokens appended to it."""
 
     pieces: list[str]  # what each appended token adds to the text; "": half a character so far
-    call: str  # draws the token, in Python; from `scores` where processors follow the temperature
+    call: (
+        str  # draws the token, in Python: from the table's logits, called `edited` where penalties
+    )
+    # or bias moved them; from `scores` where processors follow the temperature
     table: Inspection  # without its tokens, which are `rows`
     rows: list[Row]
     others: Others
@@ -86,7 +89,7 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
     candidates, table.tokens = table.tokens, []
     stages, sampling = token.stages(request)
     draw = {"seed": request.seed, "step": token.step}
-    steps, scores = _steps(token, stages, sampling, request.greedy, draw)
+    steps, scores = _steps(token, request, stages, sampling, draw)
     seeded: dict[str, Any] = {**sampling, **draw}
     counts: list[int] | None = None
     if samples:
@@ -125,35 +128,37 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
             last=str(ends[drawn_id] - 1),
         )
     arguments = [f"{name}={value}" for name, value in seeded.items() if value != _OFF.get(name)]
-    call = f"sample({', '.join(['scores' if stages else 'logits', *arguments])})"
+    drawn_from = "scores" if stages else "edited" if table.edited else "logits"
+    call = f"sample({', '.join([drawn_from, *arguments])})"
     return View(pieces, call, table, rows, others, drawn_by)
 
 
 def _steps(
     token: NextToken,
+    request: Request,
     stages: list[warpers.Stage],
     sampling: dict[str, Any],
-    greedy: bool,
     draw: Mapping[str, Any],
 ) -> tuple[list[tuple[str, torch.Tensor]], torch.Tensor]:
     """What is left after each step that may drop tokens, bool [V], beside the step's name.
 
     And the scores [V] that `sampling` draws from.
     """
-    scores = token.logits
+    scores = token.edited(request)
     unspelled = unspelled_ids(token.loaded.tokenizer, len(scores))
     spelled = torch.ones_like(scores, dtype=torch.bool).index_fill(0, unspelled, False)
     steps = [
         ("the tokenizer", spelled),
         ("the model", token.raw > -math.inf),
-        ("the generation config", scores > -math.inf),
+        ("the generation config", token.logits > -math.inf),
+        ("the bias", scores > -math.inf),
     ]
     for stage in stages:
         if isinstance(stage, SamplingParams):
             steps += _filters(scores, vars(stage), draw)
         scores = token.run([stage], scores)
         steps.append(("the generation config", scores > -math.inf))
-    if greedy:
+    if request.greedy:
         steps.append(("greedy", mask_logits(scores, 0) > -math.inf))
     else:
         steps += _filters(scores, sampling, draw)

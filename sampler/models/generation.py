@@ -6,7 +6,7 @@ All else that the config says of the next token applies as transformers' own `ge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,12 +79,18 @@ _COUNTED = {
 }
 
 
-def applied_settings(loaded: LoadedModel, to_the_end: bool) -> dict[str, Any]:
-    """The config's settings that are on and apply: to a next token, or to a text `to_the_end`."""
+def applied_settings(
+    loaded: LoadedModel, to_the_end: bool, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The config's settings that are on and apply: to a next token, or to a text `to_the_end`.
+
+    Where another value is `given`, that takes the place of the config's own.
+    """
     names = _APPLIED + _ENDING * to_the_end
     defaults = _defaults()
     found = _values(loaded, names)
-    return {name: value for name, value in found.items() if value and value != defaults[name]}
+    own = {name: value for name, value in found.items() if (given or {}).get(name, value) == value}
+    return {name: value for name, value in own.items() if value and value != defaults[name]}
 
 
 def _defaults() -> dict[str, Any]:
@@ -110,9 +116,11 @@ def unused_settings(loaded: LoadedModel, to_the_end: bool) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value not in (None, off[name])}
 
 
-def config_notes(loaded: LoadedModel, to_the_end: bool) -> list[str]:
+def config_notes(
+    loaded: LoadedModel, to_the_end: bool, given: Mapping[str, Any] | None = None
+) -> list[str]:
     """What a user is told of the config: nothing where it has none of these settings."""
-    applied = applied_settings(loaded, to_the_end)
+    applied = applied_settings(loaded, to_the_end, given)
     unused = unused_settings(loaded, to_the_end)
     notes = []
     if applied:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, StrMeth
 from ..params import RECORDS, TEMPERATURE
 from .inspect import Inspection, spelling
 from .numbers import label
-from .parameters import OFFERED, is_on
+from .parameters import LOGIT_BIAS, NEXT_EDITS, OFFERED, is_on
 from .sweep import Curve
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the figure looks the same everywhere
@@ -31,6 +31,7 @@ INK, RULE = "#333333", "#dddddd"
 GROUP = 0.76  # of the height that a token has, filled by its bars
 PLAIN = "#6b7683"  # bars that belong to no temperature
 DROPPED: dict[str, Any] = {"facecolor": "#f4f4f4", "edgecolor": "#a8a8a8", "hatch": "//////"}
+MOVED: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "linestyle": ":"}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.", (0, (9, 2)), (0, (3, 1, 1, 1)))
 style = matplotlib.rc_context(
     {
@@ -75,6 +76,7 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
     kept = [[row.kept for row in inspection.tokens] for inspection in inspections]
     kept_by_any = [any(column) for column in zip(*kept, strict=True)]
     _bars(panels[0], places, [row.logit for row in first.tokens], kept_by_any, PLAIN, GROUP)
+    _outlines(panels[0], places, [row.logit_before for row in first.tokens], first, GROUP)
     handles = []
     for number, (inspection, own, colour) in enumerate(
         zip(inspections, kept, colours(len(inspections)), strict=True)
@@ -85,10 +87,14 @@ def draw_panels(inspections: Sequence[Inspection]) -> Figure:
         probabilities = [row.probability for row in inspection.tokens]
         bars = _bars(panels[2], at, probabilities, own, colour, width)
         panels[2].bar_label(bars, fmt="{:.2g}", padding=2, fontsize=6)
+        before = [row.probability_before for row in inspection.tokens]
+        _outlines(panels[2], at, before, inspection, width)
         label = f"T = {inspection.sampling['temperature']:g}: {inspection.kept:,} kept"
         handles.append(Patch(facecolor=colour, label=label))
     if not all(map(all, kept)):
         handles.append(Patch(**DROPPED, label="dropped"))
+    if first.edited:
+        handles.append(Patch(**MOVED, label="before penalties and bias"))
 
     panels[2].margins(x=0.14)  # room for the figure at the longest bar
     panels[0].set_yticks(places, [_printable(spelling(row), 24) for row in first.tokens])
@@ -144,12 +150,23 @@ def _figure(inspection: Inspection, height: float) -> Figure:
         for record in OFFERED
         if record is not TEMPERATURE and is_on(record, sampling)
     ]
+    settings += _edits(inspection.edits)
     prompt, model = (_printable(text, 55) for text in (repr(inspection.prompt), inspection.model))
     what = "First token in answer to" if inspection.chat else "Next token after"
     title = f"{what} {prompt}\n{_lines([model, *settings])}"
     figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _edits(edits: Mapping[str, Any]) -> list[str]:
+    """Those that are on."""
+    on = [
+        f"{label(record.name)} {edits[record.name]:g}"
+        for record in NEXT_EDITS
+        if is_on(record, edits)
+    ]
+    return on + [f"{label(LOGIT_BIAS)} {bias}" for bias in [edits[LOGIT_BIAS]] if bias]
 
 
 def _lines(parts: Sequence[str]) -> str:
@@ -180,6 +197,24 @@ def _bars(
         edgecolor=[colour if own else DROPPED["edgecolor"] for own in kept],
         hatch=[None if own else DROPPED["hatch"] for own in kept],
     )
+
+
+def _outlines(
+    panel: Axes,
+    at: Sequence[float],
+    lengths: Sequence[float | None],
+    inspection: Inspection,
+    width: float,
+) -> None:
+    """Where the bars would end without the edits, around those that these moved."""
+    moved = [
+        (place, length or 0.0)
+        for place, length, row in zip(at, lengths, inspection.tokens, strict=True)
+        if row.logit != row.logit_before
+    ]
+    if moved:
+        places, ends = zip(*moved, strict=True)
+        panel.barh(places, ends, width, linewidth=0.9, **MOVED)
 
 
 def _logarithmic(panel: Axes, axis: str) -> None:

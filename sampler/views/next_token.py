@@ -8,11 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..api import mask_logits
+from ..edits.records import REPETITION_PENALTY
 from ..hf import warpers
 from ..models.generation import apply_processors, next_processors
 from ..models.load import LoadedModel
 from ..models.prompt import Prompt, encode_prompt
 from ..models.quiet import quiet_transformers
+from .parameters import LOGIT_BIAS, NEXT_EDITS, is_on
 from .request import Request
 
 
@@ -48,9 +51,45 @@ class NextToken:
         # What a `guidance_scale` guides away from: the prompt's last token and what followed.
         without_prompt = self.ids[:, self.prompt_tokens - 1 :]
         self._inputs = {**inputs, "negative_prompt_ids": without_prompt}
-        before, _ = next_processors(loaded, self._inputs, {"do_sample": False})
         self.raw = raw[0].to(self._device)
-        self.logits = apply_processors(loaded, before, self.ids, raw.clone())[0].to(self._device)
+        self.logits = self._processed()
+
+    def edits(self, request: Request) -> dict[str, Any]:
+        """All edits of a next token, those that are off too, as they apply to this one."""
+        values: dict[str, Any] = {record.name: record.off for record in NEXT_EDITS}
+        values |= {REPETITION_PENALTY.name: self._own_repetition_penalty, LOGIT_BIAS: {}}
+        return values | {name: v for name, v in request.edits.items() if name in values}
+
+    def edited(self, request: Request) -> torch.Tensor:
+        """`logits` after the request's edits, as `generate` has them; unchanged if all are off.
+
+        The repetition penalty is a processor of transformers', so it comes before the others, and
+        takes the place of the generation config's own.
+        """
+        request.check_vocabulary(len(self.logits))
+        values, logits = self.edits(request), self.logits
+        repetition_penalty = values.pop(REPETITION_PENALTY.name)
+        if repetition_penalty != self._own_repetition_penalty:
+            logits = self._processed(repetition_penalty=float(repetition_penalty))
+        bias = values.pop(LOGIT_BIAS)
+        on = {r.name: values[r.name] for r in NEXT_EDITS if r.name in values and is_on(r, values)}
+        if not on and not bias:
+            return logits
+        prompt, output = self.ids.split([self.prompt_tokens, self.step], dim=1)
+        return mask_logits(
+            logits, **on, logit_bias=bias or None, prompt_ids=prompt, output_ids=output
+        )
+
+    @property
+    def _own_repetition_penalty(self) -> float:
+        own = getattr(self.loaded.model.generation_config, REPETITION_PENALTY.name, None)
+        return REPETITION_PENALTY.off if own is None else own
+
+    def _processed(self, **arguments: float) -> torch.Tensor:
+        """What the model says after the processors before the temperature, and `arguments`."""
+        before, _ = next_processors(self.loaded, self._inputs, {"do_sample": False, **arguments})
+        scores = self.raw[None].to(self.ids.device, copy=True)
+        return apply_processors(self.loaded, before, self.ids, scores)[0].to(self._device)
 
     def stages(self, request: Request) -> tuple[list[warpers.Stage], dict[str, Any]]:
         """What `run` does to `logits`, and the parameters with which `sample` draws from that.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..models.prompt import Prompt
 from ..params import GREEDY_BELOW, SamplingParams, check_number
-from .parameters import OFFERED
+from .parameters import LOGIT_BIAS, OFFERED, TRANSFORMERS
 
 
 class FieldError(ValueError):
@@ -41,6 +41,8 @@ class Request:
 
     `sampling` holds plain numbers under the names of `SamplingParams`; those left out are off, and
     a request holds them all. `chat` makes the prompt a user's message, after the message `system`.
+    `edits` holds numbers and `logit_bias`, a mapping, under the names of `Edits`; those left out
+    are off, or what the model's own generation config says.
     """
 
     prompt: str
@@ -49,6 +51,7 @@ class Request:
     seed: int | None
     chat: bool = False
     system: str | None = None
+    edits: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -60,7 +63,7 @@ class Request:
             check_text("system", self.system)
         if self.model == "":
             raise FieldError("model", "it is empty; give a folder or a hub id, or leave it out")
-        for name, value in self.sampling.items():
+        for name, value in {**self.sampling, **self.numbers}.items():
             check_field(name, value)
         values = asdict(SamplingParams(**self.sampling))
         offered = {record.name: values[record.name] for record in OFFERED}
@@ -81,6 +84,23 @@ class Request:
         Every value is given, so that none comes from the model's own generation config.
         """
         return {"do_sample": False} if self.greedy else {"do_sample": True, **self.sampling}
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Of the edits, those that are numbers."""
+        return {name: value for name, value in self.edits.items() if name != LOGIT_BIAS}
+
+    @property
+    def editing(self) -> dict[str, Any]:
+        """The edits, as transformers' `generate` and our loop take them."""
+        return {TRANSFORMERS.get(name, name): value for name, value in self.edits.items()}
+
+    def check_vocabulary(self, vocabulary: int) -> None:
+        """Raise `FieldError` for a token of the bias that is none of the model's."""
+        for token in self.edits.get(LOGIT_BIAS, ()):
+            if token >= vocabulary:
+                message = f"logit_bias names token {token}; the model's ids end at {vocabulary - 1}"
+                raise FieldError(LOGIT_BIAS, message)
 
     @property
     def reading(self) -> Prompt:

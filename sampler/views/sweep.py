@@ -36,10 +36,11 @@ def sweep(token: NextToken, request: Request, name: str) -> Curve:
     needs = RECORDS[name].needs
     if needs and request.sampling[needs] == RECORDS[needs].off:
         request = request.at(**{needs: RECORDS[needs].high})
+    logits = token.edited(request)
     rows = []
     for value in values.tolist():
         stages, sampling = token.stages(request.at(**{name: value}))
-        rows.append(mask_logits(token.run(stages, token.logits), **sampling, **draw))
+        rows.append(mask_logits(token.run(stages, logits), **sampling, **draw))
     masked = torch.stack(rows)
     nats = torch.special.entr(softmax(masked)).sum(-1)
     return Curve(

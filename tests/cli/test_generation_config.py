@@ -237,7 +237,7 @@ def test_notes_tell_what_applies_and_what_does_not(configured, table, run):
     assert done.err.startswith(f"{APPLIED}{ending}\n{LEFT_OUT}\n1 tokens in")
     assert done.out.startswith(PROMPT)
     with serving(Explorer(load_model(model))) as server:
-        _, view = ask_view(server)
+        _, view = ask_view(server, repetition_penalty="1.1")
         assert view["table"]["notes"] == [APPLIED, f"{LEFT_OUT}, forced_eos_token_id 5"]
 
 

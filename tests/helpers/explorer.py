@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 
 from fused_sampler.explorer.server import ExploreServer
+from fused_sampler.views.parameters import EXPLORED, LOGIT_BIAS
 from fused_sampler.views.request import Request
 
 PROMPT = "The sky is"
 
 
-def request_of(prompt=PROMPT, seed=0, **sampling):
-    return Request(prompt, None, sampling, seed)
+def request_of(prompt=PROMPT, seed=0, edits=None, **sampling):
+    return Request(prompt, None, sampling, seed, edits=edits or {})
 
 
 @contextmanager
@@ -44,8 +45,9 @@ def ask(server, method="GET", path="/", body=None, headers=None):
 
 def ask_view(server, headers=None, **state):
     """Status and JSON of a view; numbers as text, as the page sends them."""
-    numbers = {**request_of().sampling, "seed": 0}
+    edits = {record.name: record.off for record in EXPLORED}
+    numbers = {**request_of().sampling, **edits, "seed": 0}
     texts = {name: str(v + 0) for name, v in numbers.items()}  # 0 or 1 for what is on or off
-    state = {"prompt": PROMPT, **texts, **state}
+    state = {"prompt": PROMPT, **texts, LOGIT_BIAS: "", **state}
     status, _, text = ask(server, "POST", "/view", json.dumps(state), headers)
     return status, json.loads(text)

@@ -21,10 +21,10 @@ from fused_sampler.explorer.text import Explorer
 from fused_sampler.explorer.view import TOP
 from fused_sampler.filters import FILTERS
 from fused_sampler.models.load import load_model
-from fused_sampler.params import PARAMETERS, RECORDS
+from fused_sampler.params import PARAMETERS
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
-from fused_sampler.views.parameters import COMMON, MORE, OFFERED, SWEPT
+from fused_sampler.views.parameters import COMMON, EXPLORED, MORE, OFFERED, SWEPT
 from fused_sampler.views.sweep import sweep
 
 ROOT = Path(fused_sampler.__file__).parent
@@ -142,6 +142,7 @@ def test_explorer_filters(record, explorer, biting):
 def test_help_has_the_common_ones_first_and_a_panel_of_the_others(command, capsys):
     assert main([command, "--help"]) == 0
     _, sampling = capsys.readouterr().out.split("─ Sampling ─")
+    sampling, _ = sampling.split("─ Penalties and bias ─")
     common, more = (
         [f"--{word}" for word in re.findall(r"│ --([a-z-]+)", panel)]
         for panel in sampling.split("─ More filters ─")
@@ -155,15 +156,22 @@ def test_page_has_an_input_for_each(explorer):
     request = request_of()
     page = render_page(request, [explorer.view(request)], saved=False)
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    shown = [*COMMON, *MORE]
-    assert [setting["name"] for setting in data["settings"]] == [record.name for record in shown]
-    assert {record.name for record in shown} == set(PARAMETERS) - {"mirostat_mu"}
-    assert [setting["more"] for setting in data["settings"]] == [record in MORE for record in shown]
-    for setting in data["settings"]:
-        assert (
-            setting["slider"] is None or setting["slider"]["max"] <= RECORDS[setting["name"]].high
-        )
-        assert data["request"][setting["name"]] == RECORDS[setting["name"]].off
+    folds = {None: COMMON, "more": MORE, "edits": EXPLORED}
+    shown = {record.name: (record, fold) for fold, records in folds.items() for record in records}
+    *settings, bias = data["settings"]
+    assert [setting["name"] for setting in settings] == list(shown)
+    assert {record.name for record in (*COMMON, *MORE)} == set(PARAMETERS) - {"mirostat_mu"}
+    for setting in settings:
+        record, fold = shown[setting["name"]]
+        assert setting["folded"] == fold
+        if slider := setting["slider"]:
+            assert record.low <= slider["min"] < slider["max"] <= record.high
+        assert data["request"][record.name] == record.off
+    assert (bias["name"], bias["folded"], data["request"]["logit_bias"]) == (
+        "logit_bias",
+        "edits",
+        "",
+    )
 
 
 @pytest.mark.parametrize("record", SWEPT, ids=lambda record: record.name)

@@ -25,14 +25,16 @@ function make(tag, className, text) {
 // A cell: a number and its bar. Rows are made once and then change, so that bars glide.
 function makeCell(row) {
   const cell = make("div", "cell");
-  const parts = { number: make("span", "number"), fill: make("i") };
+  const parts = { number: make("span", "number"), fill: make("i"), before: make("em") };
+  parts.before.hidden = true;
   const bar = make("span", "bar");
-  bar.append(parts.fill);
-  cell.append(parts.number, bar);
+  bar.append(parts.fill, parts.before);
+  const told = make("span", "unseen"); // what the outline says
+  cell.append(parts.number, bar, told);
   const td = make("td");
   td.append(cell);
   row.append(td);
-  return { ...parts, bar };
+  return { ...parts, bar, told };
 }
 
 function makeRow() {
@@ -40,12 +42,17 @@ function makeRow() {
   const rank = make("td", "rank");
   const token = make("th", "token");
   token.scope = "row";
+  const name = make("button");
+  name.type = "button";
+  name.disabled = data.saved;
+  name.addEventListener("click", () => biasToken(name.value));
+  token.append(name);
   element.append(rank, token);
   const [logit, scaled, probability, draws] = [0, 1, 2, 3].map(() => makeCell(element));
   const expected = make("b");
   draws.bar.append(expected);
   byId("rows").append(element);
-  return { element, rank, token, logit, scaled, probability, draws, expected };
+  return { element, rank, token, name, logit, scaled, probability, draws, expected };
 }
 
 const tableRows = [];
@@ -55,19 +62,28 @@ function setCell(cell, text, part) {
   cell.fill.style.width = percent(part);
 }
 
+// The same without the edits, around the bar; null: they did not move it.
+function setBefore(cell, text, part) {
+  cell.before.hidden = text === null;
+  cell.before.style.width = percent(part);
+  cell.told.textContent = text === null ? "" : ` before penalties and bias: ${text}`;
+}
+
 // The shortest axis that holds every value; few lengths, so that it seldom changes.
 const AXES = [1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001];
 const axisEnd = (largest) => AXES.findLast((end) => end >= largest) ?? 1;
 
 function paintTable(view) {
   const rows = view.rows;
-  while (tableRows.length <= data.top) tableRows.push(makeRow()); // one more for the drawn token
+  // One more for the drawn token, and some for what the edits moved away.
+  while (tableRows.length <= Math.max(data.top, rows.length - 1)) tableRows.push(makeRow());
   const finite = rows.filter((row) => row.logit !== null);
   const best = finite[0];
   // One axis for both charts of logits, from the worst token up to the best: what counts is how far
   // below the best a token is. It stays where it is while the temperature moves.
   const width = Math.max(1, (best.logit - finite[Math.min(data.top, finite.length) - 1].logit) * 1.05);
-  const probabilityEnd = axisEnd(best.probability);
+  const shares = rows.map((row) => Math.max(row.probability, row.probability_before));
+  const probabilityEnd = axisEnd(view.table.edited ? Math.max(...shares) : best.probability);
   const samples = data.samples;
   const draws = rows.map((row) => Math.max(row.end - row.start, (row.observed ?? 0) / samples));
   const drawsEnd = axisEnd(Math.max(...draws));
@@ -76,15 +92,23 @@ function paintTable(view) {
     const row = rows[i];
     parts.element.className = !row ? "empty" : row.drawn ? "drawn" : row.kept ? "kept" : "dropped";
     if (!row) return;
-    parts.element.classList.toggle("apart", row.rank > i + 1);
+    parts.element.classList.toggle("apart", row.rank > (rows[i - 1]?.rank ?? 0) + 1);
     const chance = row.end - row.start;
     parts.rank.textContent = integer.format(row.rank);
-    parts.token.textContent = row.label;
+    parts.name.textContent = row.label;
+    parts.name.value = row.id;
+    parts.name.setAttribute("aria-label", `${row.label}, id ${row.id}: give a bias`);
     parts.token.title = `${row.label}, id ${row.id}`;
-    setCell(parts.logit, fixed(row.logit, 2), 1 - (best.logit - row.logit) / width);
+    const moved = row.logit !== row.logit_before;
+    const told = (value) => (moved ? value : null);
+    const place = (logit) => (logit === null ? 0 : 1 - (best.logit - logit) / width);
+    setCell(parts.logit, fixed(row.logit, 2), place(row.logit));
+    setBefore(parts.logit, told(fixed(row.logit_before, 2)), place(row.logit_before));
     const below = (best.scaled_logit - row.scaled_logit) / width;
     setCell(parts.scaled, fixed(row.scaled_logit, 2), row.scaled_logit === null ? 0 : 1 - below);
     setCell(parts.probability, share(row.probability), row.probability / probabilityEnd);
+    const before = row.probability_before;
+    setBefore(parts.probability, told(share(before)), before / probabilityEnd);
     const counted = row.observed === null ? "–" : row.observed;
     setCell(
       parts.draws,
@@ -97,6 +121,7 @@ function paintTable(view) {
   byId("axis-logit").textContent = `best − ${fixed(width, 1)} to best`;
   byId("axis-scaled").textContent = "the same axis";
   byId("axis-probability").textContent = `0 to ${probabilityEnd}`;
+  byId("moved").hidden = !view.table.edited;
   const { tokens, chance, observed } = view.others;
   byId("others").textContent = `${integer.format(tokens)} other kept tokens`;
   byId("others-draws").textContent = `${observed ?? "–"} / ${fixed(chance * samples, 1)}`;

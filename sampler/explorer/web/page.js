@@ -24,7 +24,7 @@ function enqueue(step) {
 
 function changed() {
   dirty = true;
-  paintMore();
+  paintFolds();
   enqueue(load);
 }
 
@@ -56,7 +56,7 @@ function fail(error) {
   for (const name of FIELDS) {
     const wrong = failed && error.field === name;
     byId(name).setAttribute("aria-invalid", String(wrong));
-    if (wrong && byId("more").contains(byId(name))) unfold();
+    if (wrong) FOLDS.filter((fold) => byId(fold).contains(byId(name))).forEach(unfold);
   }
 }
 
@@ -100,7 +100,7 @@ const actions = {
 function fillInputs() {
   for (const name of FIELDS) fill(name, data.request[name]);
   for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
-  if (paintMore()) unfold();
+  paintFolds().forEach(unfold);
   const { model, chat, system } = data.views[0].table;
   const message = system === null ? "" : `, after the system message “${system}”`;
   byId("model").textContent = chat ? `${model}, in a chat${message}` : model;
