@@ -160,11 +160,11 @@ def _figure(inspection: Inspection, height: float) -> Figure:
 
 
 def _edits(edits: Mapping[str, Any]) -> list[str]:
-    """Those that are on."""
+    """Those that do something, and are not what they are by default."""
     on = [
         f"{label(record.name)} {edits[record.name]:g}"
         for record in NEXT_EDITS
-        if is_on(record, edits)
+        if is_on(record, edits) and edits[record.name] != record.off
     ]
     return on + [f"{label(LOGIT_BIAS)} {bias}" for bias in [edits[LOGIT_BIAS]] if bias]
 

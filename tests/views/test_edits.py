@@ -29,7 +29,7 @@ from fused_sampler.views.request import FieldError, Request
 
 PROMPT = "qndqndqn"  # repeats itself, and its tokens are among the best ones after it
 REPETITION = {"repetition_penalty": 1.5}
-DRY = {"dry_multiplier": 0.5}
+DRY = {"dry_multiplier": 0.25}
 CASES = [
     REPETITION,
     {"repetition_penalty": 0.5},
@@ -438,7 +438,7 @@ def test_explorer_names_the_bias_by_what_it_dropped(explorer, token):
 
 def test_explorer_reads_them_as_typed(explorer, token):
     first = request_of(PROMPT, edits={"dry_range": 5})
-    typed = {"repetition_penalty": "1.5", "dry_multiplier": "0.5", "logit_bias": "77=3, 67=-inf"}
+    typed = {"repetition_penalty": "1.5", "dry_multiplier": "0.25", "logit_bias": "77=3, 67=-inf"}
     edits = {**REPETITION, **DRY, "dry_range": 5, "logit_bias": {77: 3.0, 67: -math.inf}}
     with serving(explorer, first) as server:
         status, view = ask_view(server, prompt=PROMPT, **typed)
