@@ -40,6 +40,7 @@ CASES = [
     {"logit_bias": {77: 3.0, 67: -math.inf}},
     {**DRY, "logit_bias": {67: 20.0}},
 ]
+BOTH = {**REPETITION, **DRY, "logit_bias": {67: 3.0, 77: 1.0}}
 each_case = pytest.mark.parametrize("edits", CASES, ids=str)
 # Arguments of `generate` that the decoding loop has to know.
 needs_loop = pytest.mark.skipif(
@@ -125,6 +126,14 @@ def test_table_has_the_logits_before_and_after(table, token, edits):
     for name, value in edits.items():
         shown = write_bias(value) if name == "logit_bias" else value
         assert found["edits"][name] == shown
+
+
+def test_penalty_of_transformers_comes_first(token):
+    request = request_of(PROMPT, edits=BOTH)
+    others = {name: value for name, value in BOTH.items() if name not in REPETITION}
+    after = mask_logits(expected(token, REPETITION), **others, prompt_ids=token.ids)
+    assert torch.equal(token.edited(request), after)
+    assert not torch.equal(after, expected(token, BOTH))
 
 
 @each_case
@@ -375,8 +384,8 @@ def test_off_is_not_handed_on(run, folder, handed_on):
 @pytest.mark.parametrize(
     "edits",
     [
-        pytest.param(edits, marks=() if "repetition_penalty" in edits else needs_loop)
-        for edits in CASES
+        pytest.param(edits, marks=() if set(edits) == set(REPETITION) else needs_loop)
+        for edits in [*CASES, BOTH]
     ],
     ids=str,
 )
