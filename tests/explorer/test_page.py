@@ -387,6 +387,11 @@ def test_click_on_a_token_gives_it_a_bias(troubled, logits):
     page.all("#rows button")[0].click()  # which has a bias
     page.press("1")
     assert field.get_attribute("value") == f"{order[2]}=1, {order[0]}=-inf"
+    page.set(logit_bias="5=1,")  # another is begun
+    best = page.rows()[0]["id"]
+    page.all("#rows button")[0].click()
+    page.wait()
+    assert field.get_attribute("value") == f"5=1, {best}=-2"
 
 
 def test_bias_that_is_wrong_is_told(troubled):

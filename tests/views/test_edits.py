@@ -427,15 +427,16 @@ def test_explorer_shows_them(explorer, token, edits):
     assert eval(view.call, {"sample": sample, "edited": after}) == drawn.id
 
 
-def test_explorer_counts_what_was_appended(explorer):
-    """The text that a penalty looks at is the prompt and the appended tokens."""
-    tokenizer = explorer.loaded.tokenizer
-    appended = tuple(tokenizer("cab").input_ids)
-    edits = {**DRY, **REPETITION, "dry_allowed_length": 3}
-    view = explorer.view(request_of("abc", edits=edits), appended)
-    text = NextToken(explorer.loaded, request_of("abccab").reading)
-    after = expected(text, REPETITION)
-    after = mask_logits(after, **DRY, dry_allowed_length=3, prompt_ids=text.ids)
+def test_penalties_look_at_what_was_appended(explorer):
+    """The text that they look at is the prompt and the appended tokens."""
+    request = request_of("abc", edits={**REPETITION, **DRY})
+    appended = explorer.loaded.tokenizer("cab").input_ids
+    following = NextToken(explorer.loaded, request.reading, appended)
+    whole = NextToken(explorer.loaded, request_of("abccab").reading)
+    after = mask_logits(expected(whole, REPETITION), **DRY, prompt_ids=whole.ids)
+    assert torch.equal(following.edited(request), after)
+    assert not torch.equal(after, expected(whole, REPETITION))
+    view = explorer.view(request, tuple(appended))
     assert [row.logit for row in view.rows] == after[[row.id for row in view.rows]].tolist()
 
 
@@ -454,6 +455,7 @@ def test_explorer_reads_them_as_typed(explorer, token):
         assert status == 200
         expected_view = explorer.view(request_of(PROMPT, edits=edits))
         assert view["rows"] == [vars(row) for row in expected_view.rows]
+        assert view["table"]["edits"]["dry_range"] == 5  # which has no input
         for record in EXPLORED:
             status, answer = ask_view(server, **{record.name: "x"})
             assert (status, answer["field"]) == (400, record.name)

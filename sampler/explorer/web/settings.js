@@ -67,11 +67,11 @@ function unfold(fold) {
 // Give a token a bias to change, or the one that it has.
 function biasToken(id) {
   const field = byId("logit_bias");
-  if (field.readOnly) return;
   unfold("edits");
   const entry = new RegExp(`(?:^|[,\\s])${id}\\s*=`);
   if (!entry.test(field.value)) {
-    field.value += `${field.value.trim() ? ", " : ""}${id}=${FIRST_BIAS}`;
+    const others = field.value.replace(/[,\s]+$/, "");
+    field.value = `${others}${others && ", "}${id}=${FIRST_BIAS}`;
     field.dispatchEvent(new Event("input"));
   }
   const found = entry.exec(field.value);
