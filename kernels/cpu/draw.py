@@ -15,6 +15,7 @@ import numpy as np
 from .arithmetic import BLOCK, key_of, scale_sum, token_weight, widen
 from .compiling import device
 from .memory import multiply_high
+from .scan import highest_below
 from .summarize import block_float
 
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -102,6 +103,16 @@ def first_best(row, space, best):
     for j in range(size):
         lane = min(lane, np.int32(j) if key_of(row.logits[first + j]) == best else lane)
     return first + lane
+
+
+@device
+def best_kept(row, space, low, high):
+    """The lowest id of the largest logit among those with keys in [low, high)."""
+    best = np.int32(highest_below(row, space, high))
+    token = np.int64(0)
+    while best >= low and key_of(row.logits[token]) != best:
+        token += 1
+    return token
 
 
 @device

@@ -21,7 +21,14 @@ from .arithmetic import (
 )
 from .compiling import SOURCES, device, entry
 from .distinct import best_distinct, draw_distinct
-from .draw import accumulate, draw_token, first_best, log_probability, random_bits
+from .draw import (
+    accumulate,
+    best_kept,
+    draw_token,
+    first_best,
+    log_probability,
+    random_bits,
+)
 from .edit import seen_row
 from .memory import pointer, take_next
 from .near import LEAST_C, UNSURE, draw_near, near_sums
@@ -205,6 +212,8 @@ def _compile(sources):
                     row = at_scale(row, c)
                     blocks, kept = sum_kept(row, space, low, high)
                 total = accumulate(row, space, blocks)
+                if total == 0:
+                    token = best_kept(row, space, low, high)
             elif valid and try_near and not is_flat(row, space):
                 near_mass = near_sums(row, space)
             elif valid:
@@ -219,7 +228,7 @@ def _compile(sources):
                 drawn = pointer(tokens + 8 * num_samples * b, np.int64)
                 if replacement or not valid:
                     for draw in range(num_samples):
-                        if valid and not greedy:
+                        if valid and (total > 0 or near_mass > 0.0):
                             bits, _ = random_bits(own_seed, own_step, own_stream, draw)
                             if near_mass > 0.0:
                                 token = draw_near(row, space, near_mass, bits)

@@ -199,6 +199,20 @@ def highest_between(row, low, high, SHAPE: tl.constexpr):
 
 
 @triton.jit
+def first_with(row, key, SHAPE: tl.constexpr):
+    """The lowest id of the logits with this key."""
+    lowest = tl.full([SHAPE.TILE], 0x7FFFFFFF, tl.int32)
+    for j in range(SHAPE.PER_GROUP):
+        blocks = list_blocks(row, key, j, SHAPE)
+        for first in range(0, blocks, SHAPE.TILE):
+            offs_n, _, x = load_blocks(row, first, blocks, SHAPE.TILE)
+            ids = offs_n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+            ids = tl.where(key_of(x, SHAPE.SHIFT) == key, ids, 0x7FFFFFFF)
+            lowest = tl.minimum(lowest, tl.min(ids, axis=1))
+    return tl.min(lowest)
+
+
+@triton.jit
 def trim(row, low, high, SHAPE: tl.constexpr):
     """Take the logits with keys in [low, high) out of the table's sums; how many they are."""
     count = tl.full([SHAPE.TILE], 0, tl.int32)

@@ -33,7 +33,7 @@ from .arithmetic import (
     value_of,
     widen,
 )
-from .collect import collect, load_block, trim
+from .collect import collect, first_with, highest_between, load_block, trim
 from .distinct import best_left, group_key_of, take_token
 from .edit import edits_of_row
 from .rounds import rounds_of_row
@@ -204,6 +204,18 @@ def _draw_kernel(
         tl.store(info.log_masses_ptr + pid_b, log_mass)
         tl.store(info.raw_log_masses_ptr + pid_b, log_raw_mass)
 
+    # Without the row's best token the others may have no mass at a temperature the filters ignored.
+    may_vanish: tl.constexpr = (
+        (filter_c is not None) and (settled.tops_ptr is not None) and (taken_ptr is None)
+    )
+    if may_vanish:
+        vanished = valid & (mass == 0)
+        best_token, best_x = 0, row.max
+        if vanished:
+            best_key = highest_between(row, threshold, end, SHAPE)
+            best_token = first_with(row, best_key, SHAPE)
+            best_x = value_of(best_key, SHAPE.SHIFT)
+
     given = valid  # whether there is a token to draw
     group_key = row.group_key
     if taken_ptr is not None:
@@ -234,6 +246,9 @@ def _draw_kernel(
                 group_mass -= tl.where(groups == group, lost, 0)
                 upto -= tl.where(groups >= group, lost, 0)
                 mass -= lost
+        if may_vanish:
+            token = tl.where(vanished, best_token, token)
+            x = tl.where(vanished, best_x, x)
         place = pid_b * num_samples + draw
         tl.store(tokens_ptr + place, tl.where(given, token, -1).to(tl.int64))
         if info is not None:

@@ -131,8 +131,9 @@ def sample(
     greedy = rows.greedy[:, None]
     if draws.replacement:
         r = draws.below(mass)
-        drawn = torch.searchsorted(upto, r, right=True).clamp(max=logits.shape[-1] - 1)
-        tokens = torch.where(greedy, kept.int().argmax(-1, keepdim=True), drawn)
+        drawn = torch.searchsorted(upto, r, right=True)
+        best = table.x.masked_fill(~kept, -torch.inf).argmax(-1, keepdim=True)
+        tokens = torch.where(greedy | (mass == 0), best, drawn)
     else:
         tokens = _without_replacement(table, kept, greedy, draws)
     invalid = ~table.row_max.isfinite()[:, None]

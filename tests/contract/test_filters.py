@@ -8,6 +8,7 @@ import pytest
 import torch
 from common import KINDS, logits_of, real_logits
 
+from fused_sampler import sample
 from fused_sampler.contract import reference
 from fused_sampler.filters import FILTERS
 from fused_sampler.params import RECORDS, resolve_rows
@@ -172,3 +173,16 @@ def test_each_filter_sees_what_the_earlier_ones_kept():
         left = left.masked_fill(~_kept(left, **{name: value}), -torch.inf)
     assert torch.equal(_kept(x, **values), left > -torch.inf)
     assert RECORDS["xtc_threshold"].off == 0.1
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu", "triton"])
+@pytest.mark.parametrize(
+    "dropping", [{"typical_p": 0.05}, {"xtc_probability": 1.0, "xtc_threshold": 5e-3}]
+)
+def test_what_has_no_mass_at_a_low_temperature_gives_its_best(dropping, backend):
+    logits = torch.full((1, 130), -1.0)
+    logits[0, 3], logits[0, 90:95] = 0.0, -1.5
+    call = {"temperature_last": True, "backend": backend, "seed": 0, "num_samples": 2, **dropping}
+    # The others all lie below the best by 28 T and more, and weigh nothing beside it.
+    assert sample(logits, 1e-3, **call).tolist() == [[0, 0]]
+    assert len(set(sample(logits, 1.0, **call | {"num_samples": 50})[0].tolist())) > 20
