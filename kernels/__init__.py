@@ -17,9 +17,11 @@ the first part of step 2 where it may be long (`gpu/rounds.py`). On a CPU one co
 `cpu/rows.py`, takes a row through all steps; draws from rows without filters are told by near
 masses there (`cpu/near.py`), unless their error could change one.
 
+Masks, bias and penalties (`edit.py`) change what these steps read: on a GPU logits as they are
+loaded, on a CPU a row in scratch memory.
+
 All sums are of integers (`arithmetic.py`), so neither tile sizes nor splits nor the order of
-programs or threads can change a token. Token bitmasks or penalties would change what summarize and
-collect read; vocabulary shards would join at the table.
+programs or threads can change a token. Vocabulary shards would join at the table.
 """
 
 from __future__ import annotations

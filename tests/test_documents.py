@@ -30,7 +30,7 @@ def commands():
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/hugging-face.md", "docs/logprobs.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/edits.md", "docs/hugging-face.md", "docs/logprobs.md"])
 def test_the_code_of_a_page_runs(folder, page):
     transformers = pytest.importorskip("transformers")
     names = {name: getattr(transformers, name) for name in dir(transformers) if "Warper" in name}
