@@ -19,13 +19,13 @@ from transformers import GenerationConfig
 
 from ..contract.draws import check_generator, seed_tensor
 from ..params import check_number, check_tensor, is_on
-from . import protocol, warpers
+from . import processors, protocol, warpers
 
 # 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
 SEED_GAP = 0x9E3779B97F4A7C15 - 2**64
 _LOOP_GAP = 0xBB67AE8584CAA73B - 2**64  # 2**64 (sqrt(3) - 1): and those of a loop within a loop
-
-Value = float | torch.Tensor
+# The arguments of `generate` that transformers does not know: parameters of the draw, and edits.
+OWN = warpers.OWN + processors.OWN
 
 
 @dataclass
@@ -34,7 +34,8 @@ class LoopDraws:
 
     seed: torch.Tensor  # int64: 0-dimensional for the batch, or a seed a row
     first_step: torch.Tensor  # int64: 0-dimensional, or one a row
-    values: dict[str, Value]  # of parameters: numbers, and what was given as tensors, [rows]
+    values: dict[str, Any]  # of parameters: numbers, and what was given as tensors, [rows]
+    edits: dict[str, Any]  # the same of the caller's edits, in greedy loops too
     lengths: torch.Tensor  # int64 [rows]: tokens drawn, counted by the loop
 
 
@@ -48,16 +49,16 @@ class _Rows:
 
     next_steps: torch.Tensor  # int64 on the CPU, [rows]
     seeds: torch.Tensor | None = None  # int64 on the CPU: 0-dimensional, or [rows]
-    values: dict[str, Value] = field(default_factory=dict)  # numbers, and [rows] on the CPU
+    values: dict[str, Any] = field(default_factory=dict)  # numbers, and [rows] on the CPU
 
 
 class Call:
     """The seed, generator and parameters of one `generate` call, and how far it has drawn.
 
     `values` holds by name the parameters that Hugging Face's configuration cannot: those it does
-    not know, and tensors, with a value a prompt or a value a row. `sequences` are those returned
-    for each prompt, where an inner call does not know of it. Loops of `model` and of the models
-    inside of it are the call's own.
+    not know, edits among them, and tensors, with a value a prompt or a value a row. `sequences` are
+    those returned for each prompt, where an inner call does not know of it. Loops of `model` and of
+    the models inside of it are the call's own.
 
     Raises TypeError or ValueError for a value of the wrong kind or out of range.
     """
@@ -66,21 +67,21 @@ class Call:
         self,
         seed: int | torch.Tensor | None = None,
         generator: torch.Generator | None = None,
-        values: dict[str, Value | None] | None = None,
+        values: dict[str, Any] | None = None,
         sequences: int = 1,
         model: Any = None,
     ) -> None:
         check_generator(seed, generator)
         self._seed = seed
         self._generator = generator
-        self._values: dict[str, Value] = {}
+        self._values: dict[str, Any] = {}
         self._sequences = sequences
         self._model = model
         draws = {"seed": seed, "generator": generator}
         # The first argument that only our loop can serve, if there is one.
         self.asked_for = next((name for name, value in draws.items() if value is not None), None)
-        # The first that is another for each row, if there is one.
-        self.by_row = self.asked_for
+        # The first that is another for each row, and the first for draws alone.
+        self.by_row = self._of_draws = self.asked_for
         self.take(values or {})
         self._reached = self._sampled = False
         self._rows: list[_Rows] = []  # of the outermost loops, of those inside of them, ...
@@ -93,7 +94,9 @@ class Call:
         """A decoding loop of `rows` rows. Raises ValueError for a seed that fits no rows."""
         if self._seed is None and self._generator is None:
             self._seed = getattr(config, "seed", None)
-            self.asked_for = self.asked_for or (None if self._seed is None else "seed")
+            if self._seed is not None:
+                self.asked_for = self.asked_for or "seed"
+                self._of_draws = self._of_draws or "seed"
         self._reached = True
         self._sampled |= config.do_sample
         places = protocol.places_in_outer_call(model)
@@ -104,13 +107,16 @@ class Call:
             index[:counted] = torch.arange(rows) if places is None else torch.tensor(places)
             seeds = torch.tensor(0) if known.seeds is None else known.seeds
             steps = known.next_steps[index] if known.next_steps.any() else torch.tensor(0)
+        values = {
+            name: value[index].to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in known.values.items()
+        }
+        edits = {name: values.pop(name) for name in processors.OWN if name in values}
         draws = LoopDraws(
             (seeds[index] if seeds.dim() else seeds).to(device),
             steps.to(device),
-            {
-                name: value[index].to(device) if isinstance(value, torch.Tensor) else value
-                for name, value in known.values.items()
-            },
+            values,
+            edits,
             torch.zeros(rows, dtype=torch.int64, device=device),
         )
         self._open_loops += 1
@@ -132,15 +138,16 @@ class Call:
             first = 0 if known is None else int(known.next_steps.max())
             known = _Rows(torch.full((rows,), first))
             self._rows[level:] = [known]
-        if known.seeds is None and config.do_sample:
-            total = len(known.next_steps)
+        total = len(known.next_steps)
+        if known.seeds is None:
             known.values = {
                 name: _by_row(name, value.detach().cpu(), total, sequences, model)[0]
                 if isinstance(value, torch.Tensor)
                 else value
                 for name, value in self._values.items()
-                if is_on(name, value)
+                if _is_on(name, value) and (config.do_sample or name in processors.OWN)
             }
+        if known.seeds is None and config.do_sample:
             seeds = self._seeds(model, total, sequences, places is not None)
             known.seeds = seeds + level * _LOOP_GAP
         return known
@@ -149,17 +156,15 @@ class Call:
         """Whether a loop of `model` is a part of the call."""
         return self._model is not None and any(part is model for part in self._model.modules())
 
-    def take(self, values: dict[str, Value | None]) -> None:
+    def take(self, values: dict[str, Any]) -> None:
         """More parameters, of a `generate` that hands its own on to the one it overrides."""
         for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                check_tensor(name, value, value.numel(), validate=True)
-            elif value is not None:
-                check_number(name, value)
             if value is not None:
-                self._values[name] = value
-            if is_on(name, value):
+                value = self._values[name] = _checked(name, value)
+            if _is_on(name, value):
                 self.asked_for = self.asked_for or name
+                if name not in processors.OWN:
+                    self._of_draws = self._of_draws or name
             if isinstance(value, torch.Tensor) and value.numel() > 1:
                 self.by_row = self.by_row or name
 
@@ -181,8 +186,8 @@ class Call:
                 f"{self.asked_for} was given, but no loop of the fused sampler ran; leave it out "
                 "and call torch.manual_seed."
             )
-        if not self._sampled:
-            protocol.warn_caller(f"{self.asked_for} was given, but greedy decoding draws nothing")
+        if self._of_draws and not self._sampled:
+            protocol.warn_caller(f"{self._of_draws} was given, but greedy decoding draws nothing")
 
     def _seeds(self, model: Any, rows: int, sequences: int, rows_come_and_go: bool) -> torch.Tensor:
         """The seed as int64 on the CPU: 0-dimensional for the batch, or one a row."""
@@ -201,7 +206,22 @@ class Call:
 
 def own_settings(config: GenerationConfig) -> dict[str, Any]:
     """What a generation config holds of the parameters that transformers does not know."""
-    return {name: getattr(config, name, None) for name in warpers.OWN}
+    return {name: getattr(config, name, None) for name in OWN}
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A parameter or edit as it is kept; raises TypeError or ValueError for one that is none."""
+    if name in processors.OWN:
+        return processors.checked(name, value)
+    if isinstance(value, torch.Tensor):
+        check_tensor(name, value, value.numel(), validate=True)
+    else:
+        check_number(name, value)
+    return value
+
+
+def _is_on(name: str, value: Any) -> bool:
+    return processors.is_on(name, value) if name in processors.OWN else is_on(name, value)
 
 
 def _by_row(

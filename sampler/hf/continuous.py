@@ -47,12 +47,15 @@ from ..params import (
 from . import warpers
 from .call import SEED_GAP, own_settings
 from .loop import argmax
+from .processors import OWN as OWN_EDITS
+from .processors import is_on as edit_is_on
 from .protocol import warn_caller
 
 _OWN = tuple(name for name in warpers.OWN if name in PARAMETERS)
 # Those of a bound that follows the text, as no request's can.
 _FOLLOWING = tuple(name for name in warpers.OWN if name not in PARAMETERS)
-OF_REQUESTS = ("seed", *PARAMETERS, *_FOLLOWING)
+_REFUSED = _FOLLOWING + OWN_EDITS
+OF_REQUESTS = ("seed", *PARAMETERS, *_REFUSED)
 
 # Rows of transformers' int32 tensor of arguments, a column a request: the parameters, then the two
 # halves of the seed, then the step.
@@ -126,8 +129,11 @@ def with_settings(
     One seed gives request i the seed `seed + i * sequences * SEED_GAP`, for the same tokens in any
     batch: those between are the seeds of its further sequences. Raises TypeError or ValueError.
     """
+    _refuse({name: settings.get(name) for name in OWN_EDITS})  # their values may be lists
     requests: list[dict[str, Any]] = [{} for _ in inputs]
     for name, given in settings.items():
+        if name in OWN_EDITS:
+            continue
         if isinstance(given, torch.Tensor):  # of one element: a number, as in `sample`
             given = given.item() if given.numel() == 1 else given.tolist()
         values = given
@@ -172,7 +178,7 @@ class FusedManager(ContinuousBatchingManager):
         settings |= getattr(input_ids, "settings", {})
         settings = {name: value for name, value in settings.items() if value is not None}
         self.logit_processor.check_kwargs(settings)
-        settings = {name: value for name, value in settings.items() if name not in _FOLLOWING}
+        settings = {name: value for name, value in settings.items() if name not in _REFUSED}
         if "seed" not in settings:
             fresh = torch.randint(2**63 - 1, (), generator=self._seeds, device="cpu")
             settings["seed"] = int(fresh)
@@ -207,17 +213,29 @@ def warn_of_greedy(settings: dict[str, Any]) -> None:
 def check_settings(settings: dict[str, Any]) -> None:
     """Raise for a parameter or seed of a request that is of the wrong kind or out of range."""
     values = {name: value for name, value in settings.items() if value is not None}
-    for name in _FOLLOWING:
-        if is_on(name, values.pop(name, None)):
-            raise ValueError(
-                f"{name} follows a text from token to token, which continuous batching does not; "
-                "leave it out, or call generate."
-            )
+    _refuse(values)
+    values = {name: value for name, value in values.items() if name not in _REFUSED}
     if "seed" in values:
         signed_word("seed", values.pop("seed"))
     check_names(None, values)
     for name, value in values.items():
         check_number(name, value)
+
+
+def _refuse(settings: dict[str, Any]) -> None:
+    """Raise ValueError for what `generate` alone serves."""
+    for name in _FOLLOWING:
+        if is_on(name, settings.get(name)):
+            raise ValueError(
+                f"{name} follows a text from token to token, which continuous batching does not; "
+                "leave it out, or call generate."
+            )
+    for name in OWN_EDITS:
+        if edit_is_on(name, settings.get(name)):
+            raise ValueError(
+                f"{name} is an edit of a request's logits, and continuous batching has none; leave "
+                "it out, or call generate."
+            )
 
 
 class FusedProcessors(ContinuousBatchingLogitsProcessorList):
@@ -267,7 +285,7 @@ class FusedProcessors(ContinuousBatchingLogitsProcessorList):
         if known != kwargs:
             logger.warning(f"Ignored of a request: {', '.join(kwargs.keys() - known.keys())}.")
         check_settings(known)
-        effective = ("seed", *_FOLLOWING, *self._names)
+        effective = ("seed", *_REFUSED, *self._names)
         if lost := self.samples and [name for name in known if name not in effective]:
             raise ValueError(
                 f"{lost[0]} of a request has no effect, for the generation config asks for a "

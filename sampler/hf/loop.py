@@ -15,8 +15,9 @@ from transformers.generation.utils import GenerateNonBeamOutput
 
 from .. import mirostat
 from ..api import keyword_parameters, mask_logits, sample
-from . import protocol, warpers
-from .call import Call, own_settings
+from ..params import SamplingParams
+from . import processors, protocol, warpers
+from .call import OWN, Call, own_settings
 
 
 def fused_generate(
@@ -48,12 +49,18 @@ def fused_generate(
         generator: a CPU generator to take the seed from.
         sampler: draws each token in the place of `sample`, which it may call, to time it or to
             choose its backend. It is given scores fp32 | bf16 | fp16 `[rows, V]` and, by keyword,
-            `params`, `seed`, `step` and `validate=False`, and returns int64 `[rows]`, -1 for a row
-            that cannot be drawn from; with mirostat it is given `return_info=True` too, and returns
-            a `SampleOutput`. Greedy decoding does not call it.
+            `params`, `seed`, `step`, `validate=False` and edits by their names in `Edits`, where
+            there are any; and returns int64 `[rows]`, -1 for a row that cannot be drawn from; with
+            mirostat it is given `return_info=True` too, and returns a `SampleOutput`. Greedy
+            decoding does not call it.
         model_kwargs: what the model takes; and the parameters that transformers does not know, by
-            their names in `SamplingParams`: a number, or a tensor with one a prompt or one a
-            returned row. Where one is left out, a generation config may hold it.
+            their names in `SamplingParams`, and edits by theirs in `Edits` (`frequency_penalty`,
+            `presence_penalty` and DRY's): a number, or a tensor with one a prompt or one a returned
+            row. `logit_bias` is `{token: bias}`, `dry_breakers` a list of ids. Where one is left
+            out, a generation config may hold it.
+
+    Processors that penalize repetition, add a bias to single tokens or ban some leave the list and
+    become edits of the draw, where that gives the same scores (docs/hugging-face.md).
 
     The token at position i of the new text is drawn with `step=i`. `scores` are the processed
     logits through `mask_logits`, `logits` the untouched ones, both fp32 `[rows, V]`.
@@ -61,9 +68,9 @@ def fused_generate(
     Returns what `generate` does: int64 `[rows, length]`, or the output object that
     `return_dict_in_generate` asks for.
 
-    Raises ValueError for a decoding mode other than sampling and greedy, for a seed or a parameter
-    that fits neither prompts nor rows, and when an unfinished row cannot be drawn from (greedy:
-    holds a NaN).
+    Raises ValueError for a decoding mode other than sampling and greedy, for a seed, a parameter or
+    an edit that fits neither prompts nor rows, and when an unfinished row cannot be drawn from
+    (greedy: holds a NaN); TypeError or ValueError for a parameter or an edit that is none.
     """
     lost = protocol.lost_arguments(model)
     streamer = lost.get("streamer") if streamer is None else streamer
@@ -99,7 +106,7 @@ def _name_what_transformers_does_not_know() -> None:
     """`generate` hands on the arguments that the callable's signature names, and no others."""
     signature = inspect.signature(fused_generate)
     *named, rest = signature.parameters.values()
-    parameters = [*named, *keyword_parameters(warpers.OWN), rest]
+    parameters = [*named, *keyword_parameters(OWN, "Any"), rest]
     fused_generate.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
 
@@ -135,13 +142,24 @@ def decode(
     do_sample = generation_config.do_sample
     with call.loop(model, rows, generation_config, device) as draws:
         follower = None
+        left, edits = processors.edits_apart(
+            logits_processor,
+            draws.edits,
+            input_ids,
+            model_kwargs.get("attention_mask"),
+            do_sample,
+        )
         if do_sample:
             surprise, values = mirostat.apart(draws.values)
-            stages, params = warpers.split(logits_processor, values)
+            stages, params = warpers.split(left, values)
             if surprise:
                 follower = mirostat.Follower(surprise, params, rows, device)
         else:
-            stages, params = [logits_processor], warpers.OFF
+            stages, params = [left, warpers.OFF] if edits else [left], warpers.OFF
+        early = late = None  # the edits belong to the first warpers of ours
+        if edits:
+            is_early = any(isinstance(stage, SamplingParams) for stage in stages)
+            early, late = (edits.of_step, None) if is_early else (None, edits.of_step)
         step = draws.first_step
 
         is_encoder_decoder = model.config.is_encoder_decoder
@@ -169,12 +187,14 @@ def decode(
                 if stages or "scores" in record or "logits" in record or not _is_drawn(logits):
                     # A copy: processors may write into it, and a view kept would keep `outputs`.
                     logits = logits.to(torch.float32, copy=True)
-                scores = warpers.run(stages, input_ids, logits)
+                scores = warpers.run(stages, input_ids, logits, early)
                 tokens: Any
                 draw: dict[str, Any]
                 if follower is not None:
                     params = follower.params
                 draw = {"params": params, "seed": draws.seed, "step": step, "validate": False}
+                given = {} if late is None else late(input_ids, scores)
+                draw |= given
                 if follower is not None:
                     output = sampler(scores, **draw, return_info=True)
                     tokens = output.tokens
@@ -183,7 +203,7 @@ def decode(
                     tokens = sampler(scores, **draw)
                 else:
                     tokens = argmax(scores)
-                if "scores" in record and params is not warpers.OFF:
+                if "scores" in record and (given or params is not warpers.OFF):
                     scores = mask_logits(scores, **draw)
                 record.add(outputs, logits, scores)
                 outputs = None  # the prompt's logits can be large
@@ -192,6 +212,7 @@ def decode(
                 tokens = tokens.clamp(min=0)  # an id that stopping criteria can look up
                 if pads_finished:
                     tokens = torch.where(unfinished, tokens, pad.to(device))
+                edits.append(tokens)
                 input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
                 draws.lengths += unfinished
                 unfinished = unfinished & ~stopping_criteria(input_ids, record.scores)

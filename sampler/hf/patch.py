@@ -27,7 +27,7 @@ from transformers.generation.utils import GENERATION_MODES_MAPPING
 from ..contract.draws import check_generator
 from ..params import PARAMETERS
 from . import warpers
-from .call import Call, own_settings
+from .call import OWN, Call, own_settings
 from .loop import decode, ended_by_errors
 
 if Version(transformers.__version__) >= Version("5.20.0"):
@@ -59,6 +59,7 @@ def patch(model: Model) -> Model:
             once in a call, as for a long recording, the draws go on from one to the next.
         temperature and filters: also tensors, with one value a prompt or one a returned row; also
             those that transformers does not know. A generation config may hold these as well.
+        logit_bias, frequency_penalty, presence_penalty, DRY: as `fused_generate` takes them.
 
     Raises TypeError for what holds no Hugging Face `generate`, ValueError for a model that draws
     tokens in a loop of its own.
@@ -181,7 +182,7 @@ def _generate(
         kwargs.pop(name)
         kwargs |= {name: warpers.PLACEHOLDERS[name]} if samples else {}
     # And so does what transformers does not know.
-    own = [name for name in warpers.OWN if name not in named]
+    own = [name for name in OWN if name not in named]
     values |= {name: kwargs.pop(name) for name in own if name in kwargs}
     if (call := _open_call(model)) and not given:
         call.take(values)  # by a model's own `generate`, or by that of a model around it
@@ -265,7 +266,7 @@ def _refuse_what_is_ours(model: Any, mode: str) -> None:
     if call is None or call.asked_for is None:
         return
     why, instead = "has no seed", "leave it out and call torch.manual_seed"
-    if call.asked_for in warpers.OWN:
+    if call.asked_for in OWN:
         why, instead = "does not know it", "leave it out"
     elif call.asked_for in PARAMETERS:
         why, instead = "takes it as one number alone", "give a number"

@@ -9,7 +9,7 @@ trailing warpers become the parameters of the draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ..filters import FILTERS
 from ..params import GREEDY_BELOW, PARAMETERS, RECORDS, SETTINGS, TEMPERATURE_LAST, SamplingParams
 
 Stage = LogitsProcessorList | SamplingParams
+Edits = Callable[[Any, torch.Tensor], dict[str, Any]]
 OFF = SamplingParams()  # the parameters of a draw from the scores as they are
 
 # Class: the parameter, and the warper's attribute with its value.
@@ -87,14 +88,19 @@ def apart(temperature: Any, last: bool | torch.Tensor) -> tuple[Any, Any]:
     return torch.where(last, 1.0, value), torch.where(last, value, 1.0)
 
 
-def run(stages: Iterable[Stage], input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+def run(
+    stages: Iterable[Stage], input_ids: Any, scores: torch.Tensor, edits: Edits | None = None
+) -> torch.Tensor:
     """Apply `stages` to fp32 `scores` [B, V] for the tokens so far, `input_ids` [B, T].
+
+    `edits` gives those of this step, for such scores; they belong to the first `SamplingParams`.
 
     A row that cannot be drawn from becomes NaN, which the draw then tells: it may have ended.
     """
     for stage in stages:
         if isinstance(stage, SamplingParams):
-            scores = mask_logits(scores, params=stage, validate=False)
+            first = {} if edits is None else edits(input_ids, scores)
+            scores, edits = mask_logits(scores, params=stage, validate=False, **first), None
         else:
             # A processor may have widened them, or narrowed them.
             scores = stage(input_ids, scores).to(torch.float32)

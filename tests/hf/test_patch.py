@@ -318,6 +318,7 @@ BY_PROMPT = {
     "mirostat_eta": torch.tensor([0.1, 0.9]),
 }
 OWN = hf_patch.warpers.OWN  # those that transformers does not know
+OWN_EDITS = hf_patch.OWN[len(OWN) :]  # tested in test_edits.py
 # Of them: a value with which most tokens are never drawn, and what else it takes for that.
 STRICT = {
     "top_n_sigma": 0.5,
@@ -577,7 +578,7 @@ def test_a_generate_that_names_one_of_our_own_hands_it_on(model):
 
 def test_the_signature_of_fused_generate_names_them():
     signature = inspect.signature(fused_generate)
-    assert [*signature.parameters][-len(OWN) - 1 :] == [*OWN, "model_kwargs"]
+    assert [*signature.parameters][-len(OWN) - 9 :] == [*OWN, *OWN_EDITS, "model_kwargs"]
 
 
 def test_a_generator(model):
