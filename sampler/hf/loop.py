@@ -142,12 +142,10 @@ def decode(
     do_sample = generation_config.do_sample
     with call.loop(model, rows, generation_config, device) as draws:
         follower = None
+        is_encoder_decoder = model.config.is_encoder_decoder
+        mask = model_kwargs.get(("decoder_" if is_encoder_decoder else "") + "attention_mask")
         left, edits = processors.edits_apart(
-            logits_processor,
-            draws.edits,
-            input_ids,
-            model_kwargs.get("attention_mask"),
-            do_sample,
+            logits_processor, draws.edits, input_ids, mask, do_sample
         )
         if do_sample:
             surprise, values = mirostat.apart(draws.values)
@@ -162,7 +160,6 @@ def decode(
             early, late = (edits.of_step, None) if is_early else (None, edits.of_step)
         step = draws.first_step
 
-        is_encoder_decoder = model.config.is_encoder_decoder
         record = protocol.Record(generation_config, is_encoder_decoder)
         pad: Any = generation_config._pad_token_tensor
         pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)

@@ -46,7 +46,8 @@ _PENALTIES = (
 class AllowedTokens(LogitsProcessor):
     """Lets a function choose which tokens may come next, as a grammar engine does.
 
-    >>> model.generate(**inputs, do_sample=True, logits_processor=[AllowedTokens(choose)])
+    >>> masks = LogitsProcessorList([AllowedTokens(choose)])
+    >>> model.generate(**inputs, do_sample=True, logits_processor=masks, seed=7)
 
     In a plain model it sets the scores of all others to -inf; the fused sampler reads the bits as
     it draws.
@@ -111,8 +112,9 @@ _BANNING = (
 class Taken:
     """What processors that left a list said. Each one taken stands before those taken earlier."""
 
+    prompt: torch.Tensor  # int64 [rows, T]
+    seen: torch.Tensor | None = None  # the same with -1 where no penalty looks; None if all may
     has_bias: bool = False  # another cannot be added before it and give the same rounding
-    takes_penalty: bool = True
     penalty: float | None = None
     bias: dict[int, float] = field(default_factory=dict)
     bans: list[_Ban] = field(default_factory=list)
@@ -134,12 +136,16 @@ class Taken:
         return ban is not None
 
     def _take_penalty(self, processor: Any) -> bool:
-        others = {name: value for name, value in vars(processor).items() if name != "penalty"}
-        is_plain = all(value is None for value in others.values())
+        known = ("penalty", "prompt_ignore_length")
+        others = [value for name, value in vars(processor).items() if name not in known]
+        is_plain = all(value is None for value in others)  # what continuous batching sets
         in_range = REPETITION_PENALTY.low <= processor.penalty <= REPETITION_PENALTY.high
-        if self.has_bias or not (self.takes_penalty and is_plain and in_range):
+        if self.has_bias or self.penalty is not None or not (is_plain and in_range):
             return False
-        self.penalty, self.takes_penalty = processor.penalty, False
+        seen = _without_first(self.prompt, getattr(processor, "prompt_ignore_length", None))
+        if seen is None or (self.seen is not None and not torch.equal(seen, self.seen)):
+            return False  # one history cannot show two texts
+        self.penalty, self.seen = processor.penalty, seen
         return True
 
     def _take_bias(self, sequences: Mapping[tuple[int, ...], float]) -> bool:
@@ -151,6 +157,21 @@ class Taken:
         for (token,), value in sequences.items():
             self.bias[int(token)] = self.bias.get(int(token), 0.0) + value
         return True
+
+
+def _without_first(prompt: torch.Tensor, ignored: Any) -> torch.Tensor | None:
+    """The prompt with -1 where a penalty ignores so many first tokens, a number or one a row.
+
+    None where Hugging Face would ignore new tokens as well, or raise an error.
+    """
+    if ignored is None:
+        return prompt
+    lengths = torch.as_tensor(ignored).reshape(-1)
+    rows, length = prompt.shape
+    if (lengths > length).any() or (isinstance(ignored, torch.Tensor) and len(lengths) != rows):
+        return None
+    places = torch.arange(length, device=prompt.device)
+    return prompt.masked_fill(places < lengths.to(prompt.device)[:, None], -1)
 
 
 def _ban(processor: Any) -> _Ban | None:
@@ -173,23 +194,20 @@ def _eos(processor: Any) -> tuple[int, ...]:
     return tuple(processor.eos_token_id.reshape(-1).tolist())
 
 
-def split(
-    processors: Iterable[LogitsProcessor], has_bias: bool = False, takes_penalty: bool = True
-) -> tuple[LogitsProcessorList, Taken]:
-    """The processors that stay, and what the others said. `has_bias`: the caller adds one behind.
+def split(processors: Iterable[LogitsProcessor], taken: Taken) -> LogitsProcessorList:
+    """The processors that stay; `taken` learns what the others said.
 
     Of those that stay, what stands before the first warper of ours now runs before all edits.
     """
     left = LogitsProcessorList(processors)
     names = [warpers.fused_name(processor) for processor in left]
     head = next((i for i, name in enumerate(names) if name is not None), len(left))
-    taken = Taken(has_bias, takes_penalty)
     for i in reversed(range(head)):
         if taken.take(left[i]):
             del left[i]
         elif type(left[i]) not in _BANNING:
             break
-    return left, taken
+    return left
 
 
 class LoopEdits:
@@ -199,8 +217,8 @@ class LoopEdits:
     output, which the frequency counts, begins with the loop.
     """
 
-    def __init__(self, own: Mapping[str, Any], taken: Taken, prompt: torch.Tensor):
-        """`prompt`: int64 [rows, T], -1 where no penalty looks."""
+    def __init__(self, own: Mapping[str, Any], taken: Taken):
+        prompt = taken.prompt if taken.seen is None else taken.seen
         self._numbers = {name: value for name, value in own.items() if name != LOGIT_BIAS}
         if taken.penalty is not None:
             self._numbers[REPETITION_PENALTY.name] = taken.penalty
@@ -267,20 +285,19 @@ def edits_apart(
     """The processors that stay in a loop's list, and the edits of its draws.
 
     Greedy decoding, whose list ends with its processors, keeps all. `own`: the caller's edits.
+    `attention_mask`: that of the decoder's own tokens, if it has one.
     """
-    seen = prompt
+    taken = Taken(prompt, has_bias=LOGIT_BIAS in own)
     if DRY_MULTIPLIER.name in own:  # a repeated sequence is none of padding
-        seen = _without_padding(prompt, attention_mask)
-    taken = Taken()
+        taken.seen = _without_padding(prompt, attention_mask)
     if do_sample:
-        # Hugging Face's penalty is for padding, too.
-        processors, taken = split(processors, LOGIT_BIAS in own, seen is prompt)
-    return processors, LoopEdits(own, taken, seen)
+        processors = split(processors, taken)
+    return processors, LoopEdits(own, taken)
 
 
 def _without_padding(input_ids: torch.Tensor, attention_mask: Any) -> torch.Tensor:
-    """The prompt itself, or with -1 where a mask of its own tokens has 0, as no encoder's is."""
-    if getattr(attention_mask, "shape", None) != input_ids.shape or attention_mask.all():
+    """The prompt with -1 where the mask of its tokens has 0; as it is where there is none."""
+    if getattr(attention_mask, "shape", None) != input_ids.shape:
         return input_ids
     return input_ids.masked_fill(attention_mask.to(input_ids.device) == 0, -1)
 
