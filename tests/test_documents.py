@@ -39,6 +39,7 @@ def test_the_code_of_a_page_runs(folder, page):
     names |= {"torch": torch, "logits": torch.randn(3, 257), "ids": torch.zeros(3, 1).long()}
     names["model"] = transformers.AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    names["tokenizer"] = tokenizer
     names["inputs"] = tokenizer(["ab", "cd", "ef"], return_tensors="pt")
     names["model"].generation_config.max_new_tokens = 2
     code = blocks(ROOT / page, "python")
