@@ -1,4 +1,4 @@
-"""The demo model writes JSON: a grammar engine's bitmasks, in a plain loop and through `generate`."""
+"""The demo model writes JSON by a grammar engine's bitmasks, in a plain loop and in `generate`."""
 
 import json
 import re
@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers", reason="needs the `hf` extra"
 from embedded import load_embedded  # noqa: E402
 from llguidance import LLMatcher  # noqa: E402
 from llguidance.hf import from_tokenizer  # noqa: E402
+from replay import CACHE  # noqa: E402
 from transformers import LogitsProcessorList  # noqa: E402
 
 from fused_sampler import sample  # noqa: E402
@@ -42,9 +43,8 @@ def demo():
 @pytest.fixture(scope="module")
 def grammar_of():
     """The class that the page shows."""
-    (code,) = re.findall(
-        r"^```python\n([^`]*^class Grammar:.*?)^```$", PAGE.read_text(), re.M | re.S
-    )
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (code,) = (block for block in blocks if "class Grammar:" in block)
     names = {}
     exec(code, names)
     return names["Grammar"]
@@ -79,8 +79,8 @@ def test_a_plain_loop_draws_json(demo, grammar_of):
     seeds = torch.tensor([11, 12, 13])
     for step in range(60):
         seen = ids if cache is None else ids[:, -1:]
-        output = demo.model(seen, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = demo.model(seen, use_cache=True, **({} if cache is None else {CACHE: cache}))
+        cache = getattr(output, CACHE)
         logits = torch.nn.functional.pad(output.logits[:, -1].float(), (0, WIDER), value=30.0)
         bits = choose(ids)
         settings = {"temperature": 1.2, "top_p": 0.95, "seed": seeds, "step": step}
@@ -106,9 +106,13 @@ def test_generate_draws_json(demo, grammar_of, monkeypatch):
     inputs = prompt(demo)
     narrow = from_tokenizer(demo.tokenizer)
     stayed, split = [], processors.split
-    monkeypatch.setattr(
-        processors, "split", lambda *args: stayed.append(split(*args)) or stayed[-1]
-    )
+
+    def watched(given, taken):
+        stays = split(given, taken)
+        stayed.append([type(processor) for processor in stays])
+        return stays
+
+    monkeypatch.setattr(processors, "split", watched)
     outputs = []
     for kind in (AllowedTokens, InTheList):
         choose = kind(grammar_of(narrow, GRAMMAR, inputs["input_ids"]))
@@ -128,8 +132,7 @@ def test_generate_draws_json(demo, grammar_of, monkeypatch):
                 output_scores=True,
             )
         )
-    kinds = [[type(p) for p in stays] for stays in stayed]
-    assert AllowedTokens not in kinds[0] and InTheList in kinds[1]
+    assert AllowedTokens not in stayed[0] and InTheList in stayed[1]
     ours, listed = outputs
     assert torch.equal(ours.sequences, listed.sequences)
     assert all(torch.equal(*pair) for pair in zip(ours.scores, listed.scores, strict=True))
