@@ -213,8 +213,7 @@ def split(processors: Iterable[LogitsProcessor], taken: Taken) -> LogitsProcesso
 class LoopEdits:
     """The edits of the draws of one decoding loop: of processors that were taken, and `own`.
 
-    Of the length of a text `input_ids` [rows, T] decide, as in Hugging Face's processors. The
-    output, which the frequency counts, begins with the loop.
+    The output, which frequency and presence look at, begins with the loop.
     """
 
     def __init__(self, own: Mapping[str, Any], taken: Taken):
@@ -269,7 +268,7 @@ class LoopEdits:
 
 def _all_but(bans: Sequence[_Ban], vocab: int, device: torch.device) -> torch.Tensor:
     """int32 [1, words]: the tokens that none of these ban."""
-    allowed = torch.ones(1, vocab, dtype=torch.bool)
+    allowed = torch.ones(1, vocab, dtype=torch.bool, device="cpu")
     for ban in bans:
         allowed[:, [token for token in ban.ids if 0 <= token < vocab]] = False
     return bitmask.packed(allowed).to(device)

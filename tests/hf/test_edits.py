@@ -155,6 +155,8 @@ def test_one_of_the_callers_stands_behind_and_all_stay(model, monkeypatch, left)
 )
 def test_what_stands_before_one_that_does_more_than_ban_stays(model, monkeypatch, left, between):
     call = {**TOGETHER, **between}
+    if "exponential_decay_length_penalty" in call:  # in 4.57 a banned end becomes a NaN there
+        call |= {"min_length": None, "min_new_tokens": None}
     output = draw(model, **call)
     assert "RepetitionPenaltyLogitsProcessor" in left[0]
     assert "SuppressTokensLogitsProcessor" not in left[0] or "prefix" in next(iter(between))
@@ -246,6 +248,8 @@ CHOICE = AllowedTokens(lambda ids: torch.ones(VOCAB, dtype=torch.bool))
         ([PENALTY, NGRAMS, WARPER], [NGRAMS, WARPER]),
         ([PENALTY, Halve(), BIAS], 2),
         ([PENALTY, WARPER, BIAS, SUPPRESS], [WARPER, BIAS, SUPPRESS]),
+        # Which lifts the ban, as it allows nothing else.
+        ([BAD, hf.PrefixConstrainedLogitsProcessor(lambda row, ids: [6], 1)], 2),
         ([OwnPenalty(1.5)], 1),
         ([PENALTY, OwnChoice(CHOICE.choose)], 2),
         ([hf.RepetitionPenaltyLogitsProcessor(2000.0)], 1),  # more than ours can be
