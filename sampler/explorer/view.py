@@ -73,10 +73,9 @@ class View:
     """The next token after a prompt and the tokens appended to it."""
 
     pieces: list[str]  # what each appended token adds to the text; "": half a character so far
-    call: (
-        str  # draws the token, in Python: from the table's logits, called `edited` where penalties
-    )
-    # or bias moved them; from `scores` where processors follow the temperature
+    # Draws the token, in Python: from the table's logits, called `edited` where penalties or bias
+    # moved them; from `scores` where processors follow the temperature.
+    call: str
     table: Inspection  # without its tokens, which are `rows`
     rows: list[Row]
     others: Others

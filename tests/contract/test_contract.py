@@ -10,6 +10,7 @@ import pytest
 import torch
 from common import KINDS, VECTORS, logits_of, vector_draws, vector_row
 
+from fused_sampler import mask_logits, sample
 from fused_sampler.contract import reference
 from fused_sampler.contract.draws import resolve_draws
 from fused_sampler.contract.mass import BEST_MASS, LOG2_E, exp2_parts, log2_mass
@@ -290,3 +291,61 @@ def test_draw_walks_the_cumulative_sum():
     expected = np.searchsorted(np.cumsum([0.01, 0.05, 0.20, 0.02, 0.72]), numbers.numpy(), "right")
     for module in (reference,):
         assert module.sample(x, rows, draws, False).tokens[0].tolist() == expected.tolist()
+
+
+BACKENDS = ["torch", "cpu", "triton"]
+
+
+def words(values):
+    """fp32 values as hex words."""
+    return [f"{word:08x}" for word in values.contiguous().view(torch.int32).numpy().view("uint32")]
+
+
+def edits_of(given):
+    """The arguments that stand in a vector; lists are of one row."""
+    edits = dict(given)
+    for name in ("prompt_ids", "output_ids"):
+        if name in edits:
+            edits[name] = torch.tensor([edits[name]])
+    if "allowed" in edits:
+        edits["allowed"] = torch.tensor([edits["allowed"]], dtype=torch.int32)
+    if "logit_bias" in edits:
+        ids, values = edits["logit_bias"]
+        edits["logit_bias"] = dict(zip(ids, map(float, values), strict=True))
+    return edits
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("case", VECTORS["edits"], ids=lambda c: f"{c['row']} {list(c['edits'])}")
+def test_edited_logits(case, name):
+    x, edits = vector_row(case["row"]), edits_of(case["edits"])
+    new = mask_logits(x, backend=name, validate=False, **edits)[0]
+    expected = torch.from_numpy(np.array([int(w, 16) for w in case["logits"]], dtype=np.uint32))
+    expected = expected.view(torch.float32) + 0.0
+    if expected.amax() == -torch.inf:  # nothing is left of a row
+        assert new.isnan().all()
+    else:
+        assert words(new + 0.0) == words(expected)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("case", VECTORS["told"], ids=lambda c: f"{c['row']} {c['params']}")
+def test_what_is_told_of_a_row(case, name):
+    asked = {"top_logprobs": min(3, vector_row(case["row"]).shape[1]), "return_entropy": True}
+    asked |= {"return_info": True, "return_kept": "bitmask"}
+    told = sample(vector_row(case["row"]), backend=name, seed=0, **asked, **case["params"])
+    count = len(case["top_ids"])
+    assert words(told.entropy) == [case["entropy"]]
+    assert told.top_ids[0, :count].tolist() == case["top_ids"]
+    assert words(told.top_logprobs[0, :count]) == case["top_logprobs"]
+    assert told.kept_bitmask[0].tolist() == case["kept_bitmask"]
+
+
+@pytest.mark.parametrize("case", VECTORS["without_replacement"], ids=lambda c: str(c["params"]))
+def test_draws_without_replacement(backend, case):
+    x = vector_row(case["row"])
+    draws = vector_draws(case["seed"], case["step"], case["stream"], 3)
+    drawn = backend.sample(
+        x, resolve_rows(x, **case["params"]), draws._replace(replacement=False), False
+    )
+    assert drawn.tokens[0].tolist() == case["tokens"]
