@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .api import mask_logits, sample, softmax
+from .edits.arguments import EDITS
 from .params import PARAMETERS
 
 
@@ -31,10 +32,10 @@ def warmup(
         device: where the logits will be.
         batch: rows, as many as a parameter tensor among the arguments has.
         backend: as in `sample`.
-        arguments: the parameters, `seed`, `step`, `num_samples` and `replacement` of later calls.
-            Triton's kernels depend on which filters are given, on which arguments are numbers and
-            which tensors, and on whether several draws are without replacement; other values do not
-            matter. The CPU's are the same for all.
+        arguments: parameters, edits, `seed`, `step`, `num_samples` and `replacement` of later
+            calls. Triton's kernels depend on which filters and edits are given, on which arguments
+            are numbers and which tensors, and on whether several draws are without replacement;
+            other values do not matter. The CPU's are the same for all but for edits: any of them.
 
     Raises as `sample` does.
     """
@@ -42,7 +43,7 @@ def warmup(
     arguments["backend"] = backend
     for info in (False, True):
         sample(logits, **arguments, return_info=info)
-    named = ("params", "backend", *PARAMETERS)
+    named = ("params", "backend", *PARAMETERS, *EDITS)
     mask_logits(logits, **{name: arguments[name] for name in named if name in arguments})
     params = arguments.get("params")
     temperature = arguments.get("temperature") if params is None else params.temperature

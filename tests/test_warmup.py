@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fused_sampler import SamplingParams, mask_logits, sample, softmax, warmup
+from fused_sampler import History, SamplingParams, mask_logits, sample, softmax, warmup
 
 pytest.importorskip("numba", reason="needs the `cpu` extra")
 
@@ -22,6 +22,17 @@ def test_no_later_call_compiles(dtype):
     sample(x, 0.8, top_k=5, top_p=0.9, min_p=0.01, epsilon_cutoff=0.01, seed=torch.arange(3))
     sample(x, return_info=True, num_samples=3)
     softmax(x), mask_logits(x, top_p=0.5)
+    assert sample_rows.signatures == compiled
+
+
+def test_edits_are_compiled_with_any_of_them():
+    from fused_sampler.kernels.cpu.rows import sample_rows
+
+    warmup(70, logit_bias={0: 1.0})
+    compiled = list(sample_rows.signatures)
+    past = History(torch.zeros(1, 3, dtype=torch.int64))
+    edits = {"allowed": torch.ones(70, dtype=torch.bool), "history": past, "dry_multiplier": 1.0}
+    sample(torch.randn(70), **edits), mask_logits(torch.randn(70), top_k=3, **edits)
     assert sample_rows.signatures == compiled
 
 

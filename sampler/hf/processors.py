@@ -142,6 +142,8 @@ class Taken:
         in_range = REPETITION_PENALTY.low <= processor.penalty <= REPETITION_PENALTY.high
         if self.has_bias or self.penalty is not None or not (is_plain and in_range):
             return False
+        if self.prompt.device.type != "cpu":
+            return False  # PyTorch then multiplies by 1 / penalty, which may round otherwise
         seen = _without_first(self.prompt, getattr(processor, "prompt_ignore_length", None))
         if seen is None or (self.seen is not None and not torch.equal(seen, self.seen)):
             return False  # one history cannot show two texts

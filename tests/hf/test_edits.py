@@ -645,3 +645,10 @@ def test_allowed_tokens_of_greedy_decoding(model):
 def test_masks_that_are_none(model, mask, error, words):
     with pytest.raises(error, match=words):
         draw(model, logits_processor=LogitsProcessorList([AllowedTokens(lambda ids: mask)]))
+
+
+def test_a_penalty_stays_where_the_device_divides_otherwise():
+    prompt = torch.zeros(2, 3, dtype=torch.int64, device="meta")  # stands for one on a GPU
+    penalty = hf.RepetitionPenaltyLogitsProcessor(1.2)
+    assert not processors.Taken(prompt).take(penalty)
+    assert processors.Taken(prompt.new_zeros(2, 3, device="cpu")).take(penalty)
