@@ -117,6 +117,8 @@ def sample(
             values; each a number, a `[B]` tensor or None (off).
         edits: what changes logits before all of this, by the names in `Edits`: masks, bias,
             penalties, the tokens so far. The logits themselves are never written to.
+        slots: int32 `[B]`; tensors of parameters, of numbers among the edits, `seed` and `step` are
+            then tables `[S]`, of which row b has line `slots[b]`: an engine gathers nothing.
 
     Returns:
         int64 tokens: `[B]`, or `[B, num_samples]` for more than one; `[V]` logits give no B.
@@ -128,7 +130,7 @@ def sample(
     """
     run = compiled.sample if torch.compiler.is_compiling() else dispatch.sample
     asked = Asked(top_logprobs, logprob_ids, return_ranks, return_entropy, return_kept, kept_cap)
-    edits = take_edits(filters)
+    edits, slots = take_edits(filters), filters.pop("slots", None)
     return run(
         logits,
         seed,
@@ -141,6 +143,7 @@ def sample(
         validate,
         asked,
         edits,
+        slots,
         params=params,
         temperature=temperature,
         **filters,
@@ -184,9 +187,9 @@ def mask_logits(
     throughout.
     """
     run = compiled.mask_logits if torch.compiler.is_compiling() else dispatch.mask_logits
-    edits = take_edits(filters)
+    edits, slots = take_edits(filters), filters.pop("slots", None)
     return run(
-        *(logits, seed, step, backend, validate, edits),
+        *(logits, seed, step, backend, validate, edits, slots),
         params=params,
         temperature=temperature,
         **filters,
@@ -209,8 +212,8 @@ def _name_the_filters(function: Any) -> None:
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     filters = keyword_parameters(n for n in PARAMETERS if n not in signature.parameters)
     at = next(i for i, p in enumerate(named) if p.kind is p.KEYWORD_ONLY)
-    edits = keyword_parameters(EDITS, "Any")
-    parameters = [*named[:at], *filters, *named[at:], *edits]
+    others = keyword_parameters(("slots", *EDITS), "Any")
+    parameters = [*named[:at], *filters, *named[at:], *others]
     function.__signature__ = signature.replace(parameters=parameters)
 
 

@@ -36,17 +36,18 @@ def sample(
     validate: bool,
     asked: Asked,
     edits: Edits | None,
+    slots: torch.Tensor | None,
     **parameters: Any,
 ) -> torch.Tensor | SampleOutput:
     """`dispatch.sample` as one operator of a graph."""
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
     check_replacement(replacement)
-    if asked != NOTHING_MORE or edits is not None:  # the graph breaks here
+    if asked != NOTHING_MORE or edits is not None or slots is not None:  # the graph breaks here
         outside = torch.compiler.disable(dispatch.sample)
         return outside(
             *(logits, seed, step, num_samples, replacement, generator),
-            *(backend, return_info, validate, asked, edits),
+            *(backend, return_info, validate, asked, edits, slots),
             **parameters,
         )
     if seed is None:  # drawn in the graph: two calls must not become one
@@ -69,12 +70,13 @@ def mask_logits(
     backend: str,
     validate: bool,
     edits: Edits | None,
+    slots: torch.Tensor | None,
     **parameters: Any,
 ) -> torch.Tensor:
     """`dispatch.mask_logits` as one operator of a graph."""
-    if edits is not None:  # the graph breaks here
+    if edits is not None or slots is not None:  # the graph breaks here
         outside = torch.compiler.disable(dispatch.mask_logits)
-        return outside(logits, seed, step, backend, validate, edits, **parameters)
+        return outside(logits, seed, step, backend, validate, edits, slots, **parameters)
     if seed is None and uses_chance(**parameters):
         seed = torch.randint(2**63 - 1, (), device="cpu")
     draws = _apart([_word(seed), _word(step)])

@@ -14,9 +14,11 @@ from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
 from .contract.mass import MAX_VOCAB
 from .edits.apply import edited
 from .edits.arguments import Edits
+from .edits.records import NUMBERS
 from .edits.resolve import RowEdits, resolve_edits
 from .output import Drawn, RowState, SampleOutput
 from .params import RowParams, resolve_rows, uses_chance
+from .slots import Slots, resolve_slots
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OF_DRAWS = ("tokens", "logprobs", "raw_logprobs", "ranks")  # one for each draw of each row
@@ -105,6 +107,7 @@ def sample(
     validate: bool,
     asked: Asked = NOTHING_MORE,
     edits: Edits | None = None,
+    slots: torch.Tensor | None = None,
     **parameters: Any,
 ) -> torch.Tensor | SampleOutput:
     """`api.sample`, outside of a compiled graph."""
@@ -112,14 +115,15 @@ def sample(
     if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         _check_capture(seed, step, generator, validate)
     implementation, x = _serve(backend, x)
-    rows = resolve_rows(x, validate, **parameters)
+    lines = _lines(slots, (seed, step), edits, x, validate, parameters)
+    rows = resolve_rows(x, validate, slots=lines, **parameters)
     batch, vocab = x.shape
     if asked != NOTHING_MORE:
         check_asked(asked, return_info, batch, vocab)
     draws = resolve_draws(
-        seed, step, num_samples, generator, batch, x.device, validate, replacement
+        seed, step, num_samples, generator, batch, x.device, validate, replacement, lines
     )
-    own = None if edits is None else resolve_edits(edits, x, step, validate)
+    own = None if edits is None else resolve_edits(edits, x, step, validate, lines)
     if batch == 0:
         drawn = _nothing(x, num_samples)
     else:
@@ -131,7 +135,7 @@ def sample(
         return _as_asked("tokens", drawn.tokens, logits, num_samples)
     fields = {name: value for name, value in drawn._asdict().items() if name != "state"}
     if asked != NOTHING_MORE:
-        fields |= requested(edited(x, own), x, rows, drawn, asked)
+        fields |= requested(edited(x, own), x, rows.to(x.device), drawn, asked)
     return SampleOutput(**{n: _as_asked(n, v, logits, num_samples) for n, v in fields.items()})
 
 
@@ -148,6 +152,23 @@ def settle(
     drawn = implementation.sample(served, rows, draws, True, own)
     raise_invalid(served, drawn.tokens[:, 0] < 0, edits=own)
     return drawn, edited(served, own), served, rows
+
+
+def _lines(
+    slots: torch.Tensor | None,
+    words: tuple[Any, ...],
+    edits: Edits | None,
+    x: torch.Tensor,
+    validate: bool,
+    parameters: dict[str, Any],
+) -> Slots | None:
+    """The slots, if there are any, of all tables of a call."""
+    if slots is None:
+        return None
+    params = parameters.get("params")
+    values = [*words, *(vars(params) if params is not None else parameters).values()]
+    values += [] if edits is None else [getattr(edits, name) for name in NUMBERS]
+    return resolve_slots(slots, values, x, validate)
 
 
 def _as_asked(
@@ -175,15 +196,17 @@ def mask_logits(
     backend: str,
     validate: bool,
     edits: Edits | None = None,
+    slots: torch.Tensor | None = None,
     **parameters: Any,
 ) -> torch.Tensor:
     """`api.mask_logits`, outside of a compiled graph."""
     implementation, x = _serve(backend, check_logits(logits))
-    rows = resolve_rows(x, validate, **parameters)
+    lines = _lines(slots, (seed, step), edits, x, validate, parameters)
+    rows = resolve_rows(x, validate, slots=lines, **parameters)
     draws = NO_DRAWS
     if seed is not None or uses_chance(**parameters):
-        draws = resolve_draws(seed, step, 1, None, len(x), x.device, validate)
-    own = None if edits is None else resolve_edits(edits, x, step, validate)
+        draws = resolve_draws(seed, step, 1, None, len(x), x.device, validate, slots=lines)
+    own = None if edits is None else resolve_edits(edits, x, step, validate, lines)
     masked = implementation.mask_logits(x, rows, draws, own)
     return _whole_rows(logits, x, masked, validate, own)
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import numbers
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .edits.arguments import EDITS
 from .edits.records import NUMBERS
 from .filters import FILTERS, Axis
 from .filters import Parameter as Record
+from .slots import Slots
 
 GREEDY_BELOW = 9.999999747378752e-06  # 1e-5 in fp32, so that every precision agrees
 Parameter = float | int | torch.Tensor | None
@@ -145,6 +146,9 @@ class RowParams:
     filter_c: torch.Tensor  # fp32: what the filters see instead; c, or log2(e)
     xtc_chance: torch.Tensor  # fp32: XTC applies where 32 random bits are below; 0: never
     filters: dict[str, torch.Tensor]  # each filter's column, in the order of FILTERS
+    slots: torch.Tensor | None = (
+        None  # int32 [B]: the columns are tables [S], of which a row has one
+    )
 
     @property
     def greedy(self) -> torch.Tensor:
@@ -164,22 +168,31 @@ class RowParams:
         return torch.stack([column.double().cpu() for column in columns], dim=-1)
 
     def to(self, device: torch.device) -> RowParams:
-        """All of them beside logits on `device`."""
-        filters = {name: column.to(device) for name, column in self.filters.items()}
-        c = self.c.to(device)
-        filter_c = c if self.filter_c is self.c else self.filter_c.to(device)
-        own = self.temperature.to(device), c, filter_c, self.xtc_chance.to(device)
-        return RowParams(*own, filters)
+        """All of them beside logits on `device`, a value a row."""
+        slots = None if self.slots is None else self.slots.to(device).long()
+
+        def own(column: torch.Tensor) -> torch.Tensor:
+            column = column.to(device)
+            return column if slots is None else column[slots]
+
+        filters = {name: own(column) for name, column in self.filters.items()}
+        c = own(self.c)
+        filter_c = c if self.filter_c is self.c else own(self.filter_c)
+        return RowParams(own(self.temperature), c, filter_c, own(self.xtc_chance), filters)
 
 
 def resolve_rows(
-    logits: torch.Tensor, validate: bool = True, params: SamplingParams | None = None, **values: Any
+    logits: torch.Tensor,
+    validate: bool = True,
+    params: SamplingParams | None = None,
+    slots: Slots | None = None,
+    **values: Any,
 ) -> RowParams:
     """Check the parameters and give each row of `logits` [B, V] its own.
 
     They come as `params` or by their names; those that are not named are off. `validate=False`
     leaves the values of parameter tensors unread, so that nothing waits for the device; a value out
-    of range then acts as the nearest one in range.
+    of range then acts as the nearest one in range. With `slots` tensors are tables.
     """
     batch, vocab = logits.shape
     check_names(params, values)
@@ -191,10 +204,13 @@ def resolve_rows(
             _number_rows.cache_clear()
         return rows
     params = SamplingParams(**values)
+    if slots is not None:
+        batch = slots.size
     for name, value in vars(params).items():
         if isinstance(value, torch.Tensor):
             check_tensor(name, value, batch, validate)
-    return _build_rows(params, batch, vocab, logits.device)
+    rows = _build_rows(params, batch, vocab, logits.device)
+    return rows if slots is None else replace(rows, slots=slots.numbers)
 
 
 def is_on(name: str, value: Any) -> bool:

@@ -122,6 +122,7 @@ def _run(
 ) -> None:
     batch, vocab = logits.shape
     table = rows.table
+    slots = draws.slots if rows.slots is None else rows.slots
     edit_table, read = (None, None) if edits is None else _edit_table(edits)
     arguments = (
         _KINDS[logits.dtype],
@@ -131,6 +132,7 @@ def _run(
         vocab,
         table.data_ptr(),
         table.stride(0),
+        0 if slots is None else slots.data_ptr(),
         *_word(draws.seed),
         *_word(draws.step),
         *_word(draws.stream),
@@ -157,7 +159,7 @@ def _run(
     counter = torch.zeros(1, dtype=torch.int64, device="cpu")
 
     # Threads go on where an interrupt ends this call: what they have the addresses of is held.
-    def work(held: object = (logits, table, draws, edit_table, read, outputs)) -> None:
+    def work(held: object = (logits, table, slots, draws, edit_table, read, outputs)) -> None:
         scratch = scratch_memory(size)
         sample_rows(*arguments, scratch.data_ptr(), counter.data_ptr())
 

@@ -143,6 +143,7 @@ def _compile(sources):
         vocab,
         table,  # fp64 [B, parameters]
         table_stride,
+        slots,  # int32 [B]: lines of the tables of parameters, seeds and steps; 0: the row's own
         seed,  # int64: the value where the stride is negative, else an address
         seed_stride,
         step,
@@ -175,19 +176,20 @@ def _compile(sources):
             done += 1
             if b >= batch:
                 break
-            params = pointer(table + 8 * table_stride * b, np.float64)
+            line = np.int64(pointer(slots, np.int32)[b]) if slots != 0 else b
+            params = pointer(table + 8 * table_stride * line, np.float64)
             temperature, c = np.float32(params[0]), np.float32(params[1])
             filter_c, chance = np.float32(params[2]), params[3]
             raw_words = pointer(logits + stride_bytes * b, kind)
             words = seen_row(raw_words, vocab, edits, b, scratch + row_at)
             greedy = temperature < _GREEDY_BELOW
-            own_seed = own_word(seed, seed_stride, b)
-            own_step = own_word(step, step_stride, b)
+            own_seed = own_word(seed, seed_stride, line)
+            own_step = own_word(step, step_stride, line)
             own_stream = own_word(stream, stream_stride, b)
             spared = False
             if chance > 0:
                 spared = np.float64(random_bits(own_seed, own_step, own_stream, 0)[1]) >= chance
-            columns = pointer(table + 8 * (table_stride * b + 4), np.float64)
+            columns = pointer(table + 8 * (table_stride * line + 4), np.float64)
             filters = read_filters(columns, spared)
             has_filter = filtered(filters, vocab)
             # Near masses tell nearly every draw; any of many draws may need the exact ones.

@@ -18,6 +18,7 @@ class Column(NamedTuple):
 
     values_ptr: Any  # [B] tensor, or a float
     stride: Any  # of the tensor; None: a float
+    slots_ptr: Any = None  # [B] int32: the tensor is a table [S] of such lines
 
 
 class Filters(NamedTuple):
@@ -131,8 +132,11 @@ def of_row(column, pid_b, dtype: tl.constexpr):
     """A row's value of a parameter, from a Column."""
     if column.stride is None:
         return tl.full([], column.values_ptr, dtype)
-    else:
+    elif column.slots_ptr is None:
         return tl.load(column.values_ptr + pid_b * column.stride).to(dtype)
+    else:
+        line = tl.load(column.slots_ptr + pid_b).to(tl.int64)
+        return tl.load(column.values_ptr + line * column.stride).to(dtype)
 
 
 @triton.jit

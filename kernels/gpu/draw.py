@@ -105,6 +105,7 @@ def _draw_kernel(
     seed_ptr,  # [B] int64, or one number, as are the next two
     step_ptr,
     stream_ptr,  # or None: the row's own number
+    slots_ptr,  # [B] int32: seed and step are tables of such lines; or None
     table,  # Table [B, N]
     scratch_ptr,  # [B, 2 * LIST + GROUPS] int32
     tokens_ptr,  # [B, num_samples] int64
@@ -136,11 +137,11 @@ def _draw_kernel(
     )  # fmt: skip
     if rounds is not None:
         rounds = rounds_of_row(rounds, pid_b, SHAPE)
-    seed = of_row(Column(seed_ptr, seed_stride), pid_b, tl.int64)
-    step = of_row(Column(step_ptr, step_stride), pid_b, tl.int64)
+    seed = of_row(Column(seed_ptr, seed_stride, slots_ptr), pid_b, tl.int64)
+    step = of_row(Column(step_ptr, step_stride, slots_ptr), pid_b, tl.int64)
     stream = pid_b
     if stream_ptr is not None:
-        stream = of_row(Column(stream_ptr, stream_stride), pid_b, tl.int64)
+        stream = of_row(Column(stream_ptr, stream_stride, None), pid_b, tl.int64)
     valid = (row.max < float("inf")) & (row.max > -float("inf"))
     # Nothing reaches the threshold of an invalid row: its sums may not be there.
     threshold = tl.where(valid, lowest_key(SHAPE.SHIFT), 0x7FFFFFFF)

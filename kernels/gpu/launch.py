@@ -151,9 +151,10 @@ def _summarize_and_draw(
             raw, finite, logprobs, raw_logprobs, kept, log_mass, raw_log_mass, raw_max
         )  # fmt: skip
 
-    temperature, c = _column(rows.temperature, logits), _column(rows.c, logits)
-    filter_c = None if rows.filter_c is rows.c else _column(rows.filter_c, logits)
-    chance = None if filters.xtc_threshold is None else _column(rows.xtc_chance, logits)
+    column = functools.partial(_column, logits=logits, slots=rows.slots)
+    temperature, c = column(rows.temperature), column(rows.c)
+    filter_c = None if rows.filter_c is rows.c else column(rows.filter_c)
+    chance = None if filters.xtc_threshold is None else column(rows.xtc_chance)
     numbers = [_operand(word, logits) for word in (draws.seed, draws.step, draws.stream)]
     stream, select = _options(SIZES.stream_threads, logits), _options(SIZES.draw_threads, logits)
     with torch.cuda.device_of(logits):
@@ -177,7 +178,8 @@ def _summarize_and_draw(
                 select,
             )
         _draw_kernel[(batch,)](
-            logits, temperature, c, filter_c, filters, chance, *(values for values, _ in numbers),
+            logits, temperature, c, filter_c, filters, chance,
+            *(values for values, _ in numbers), draws.slots,
             table, scratch, output.tokens, taken, settled, rounds, asked, edits,
             logits.stride(0), *(stride for _, stride in numbers),
             vocab, num_blocks, draws.num_samples, splits, SHAPE=shape,
@@ -281,11 +283,12 @@ def _write(
         return whole
     edits = _edits(row_edits, logits)
     output, table, settled = _summarize_and_draw(logits, rows, draws, False, edits)
+    column = functools.partial(_column, logits=logits, slots=rows.slots)
     num_blocks = table.maxima_ptr.shape[1]
     tiles, splits = _split(batch, num_blocks, SIZES.rows)
     with torch.cuda.device_of(logits):
         _write_kernel[(batch, splits)](
-            logits, _column(rows.temperature, logits), _column(rows.c, logits),
+            logits, column(rows.temperature), column(rows.c),
             table.maxima_ptr, settled, output.tokens, whole, edits,
             logits.stride(0), vocab, num_blocks, tiles,
             ROWS=SIZES.rows, PROBABILITIES=probabilities,
@@ -325,18 +328,20 @@ def _operand(values: int | torch.Tensor | None, logits: torch.Tensor) -> tuple[A
     return values, values.stride(0)
 
 
-def _column(values: torch.Tensor, logits: torch.Tensor) -> Column:
+def _column(
+    values: torch.Tensor, logits: torch.Tensor, slots: torch.Tensor | None = None
+) -> Column:
     operand, stride = _operand(values, logits)
-    return Column(float(operand) if stride is None else operand, stride)
+    return Column(float(operand), None) if stride is None else Column(operand, stride, slots)
 
 
 def _filters(rows: RowParams, logits: torch.Tensor) -> Filters:
     """The filters' columns; None for what no row uses, where the kernels can do without."""
     columns: dict[str, Any] = {
-        name: _column(values, logits) for name, values in rows.filters.items()
+        name: _column(values, logits, rows.slots) for name, values in rows.filters.items()
     }
     for name, off in _OPTIONAL.items():
-        values, stride = columns[name]
-        if stride is None and values == off:
+        column = columns[name]
+        if column.stride is None and column.values_ptr == off:
             columns[name] = None
     return Filters(**columns)

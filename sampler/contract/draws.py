@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..slots import Slots
 from .philox import multiply_high, random_bits, random_words
 
 Seed = int | torch.Tensor | None
@@ -18,6 +19,7 @@ class Draws(NamedTuple):
     """The random numbers of a batch: `num_samples` draws from each of B rows.
 
     Seed, step and stream are one number for all rows, or int64 `[B]`; a number is a signed word.
+    With `slots` seed and step may be tables `[S]` instead.
     """
 
     seed: int | torch.Tensor
@@ -25,6 +27,7 @@ class Draws(NamedTuple):
     stream: int | torch.Tensor | None  # None: each row's own number
     num_samples: int
     replacement: bool = True  # False: no token of a row comes twice
+    slots: torch.Tensor | None = None  # int32 [B]
 
     def third_words(self, batch: int, device: torch.device) -> torch.Tensor:
         """The third output word of each row's first draw, int64 [B]: XTC's chance."""
@@ -34,8 +37,17 @@ class Draws(NamedTuple):
     def _words(self, batch: int, device: torch.device) -> list[torch.Tensor]:
         """Seed, step and stream, int64 [B]."""
         stream = torch.arange(batch, device=device) if self.stream is None else self.stream
-        words = (torch.as_tensor(word, device=device) for word in (self.seed, self.step, stream))
-        return [word.expand(batch) for word in words]
+        slots = None if self.slots is None else self.slots.to(device).long()
+
+        def own(word: int | torch.Tensor) -> torch.Tensor:
+            word = torch.as_tensor(word, device=device)
+            return word[slots] if slots is not None and word.dim() else word.expand(batch)
+
+        return [
+            own(self.seed),
+            own(self.step),
+            torch.as_tensor(stream, device=device).expand(batch),
+        ]
 
     def below(self, mass: torch.Tensor, draw: int | None = None) -> torch.Tensor:
         """`r = floor(U * mass / 2**64)` of every draw, int64 [B, num_samples], for mass [B, 1].
@@ -73,13 +85,15 @@ def resolve_draws(
     device: torch.device,
     validate: bool = True,
     replacement: bool = True,
+    slots: Slots | None = None,
 ) -> Draws:
     """Check seed, step, num_samples and replacement and give every row its own.
 
     One seed for the batch, a number or a tensor of one element, gives row b the stream b; a seed a
     row gives each the stream 0, so that a request draws the same tokens in any slot of any batch.
-    For one row both are the same.
+    For one row both are the same. With `slots` tensors are tables.
     """
+    batch = batch if slots is None else slots.size
     check_num_samples(num_samples)
     check_replacement(replacement)
     check_generator(seed, generator)
@@ -92,6 +106,7 @@ def resolve_draws(
         None if shared else 0,
         num_samples,
         replacement or num_samples == 1,  # one draw is the same either way
+        None if slots is None else slots.numbers,
     )
 
 

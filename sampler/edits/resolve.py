@@ -9,6 +9,7 @@ import torch
 
 from ..contract.draws import Step
 from ..params import check_number, check_tensor, column_of
+from ..slots import Slots
 from . import bitmask, records
 from .arguments import Edits
 from .dry import dry_penalty, repeated_lengths
@@ -39,15 +40,20 @@ class RowEdits(NamedTuple):
 
 
 def resolve_edits(
-    edits: Edits, logits: torch.Tensor, step: Step, validate: bool
+    edits: Edits,
+    logits: torch.Tensor,
+    step: Step,
+    validate: bool,
+    slots: Slots | None = None,
 ) -> RowEdits | None:
     """Check the edits and give each row of `logits` [B, V] its own; None where none changes any.
 
     `validate=False` leaves the values of tensors unread, so that nothing waits for the device.
+    With `slots` numbers and the step may be tables.
     """
     batch, vocab = logits.shape
     columns = {
-        record.name: _column(record, getattr(edits, record.name), logits, validate)
+        record.name: _column(record, getattr(edits, record.name), logits, validate, slots)
         for record in records.NUMBERS.values()
     }
     allowed = None if edits.allowed is None else _allowed(edits.allowed, logits)
@@ -78,9 +84,9 @@ def resolve_edits(
     if edits.logit_bias is not None:
         lists.append(bias_entries(edits.logit_bias, logits, validate))
     if _is_on(records.MIN_TOKENS, edits):
-        generated = torch.as_tensor(step if history is None else history.generated)
+        generated = history.generated if history is not None else _of_rows(step, slots)
         least = columns[records.MIN_TOKENS.name].to(logits.device)
-        enough = generated.to(logits.device).expand(batch) >= least
+        enough = torch.as_tensor(generated).to(logits.device).expand(batch) >= least
         lists.append(ban_until(edits.stop_ids, enough, logits, validate))
     lists = [entries for entries in lists if entries.ids.shape[1]]
     bias = functools.reduce(together, lists) if lists else None
@@ -95,7 +101,17 @@ def _is_on(record: Any, edits: Edits) -> bool:
     return isinstance(value, torch.Tensor) or value not in (None, record.off)
 
 
-def _column(record: Any, value: Any, logits: torch.Tensor, validate: bool) -> torch.Tensor:
+def _of_rows(values: Any, slots: Slots | None) -> Any:
+    """Numbers as they are, and of a table each row's line."""
+    if slots is None or not isinstance(values, torch.Tensor) or values.numel() == 1:
+        return values
+    return values.to(slots.numbers.device).reshape(-1)[slots.numbers.long()]
+
+
+def _column(
+    record: Any, value: Any, logits: torch.Tensor, validate: bool, slots: Slots | None
+) -> torch.Tensor:
+    value = _of_rows(value, slots)
     if isinstance(value, torch.Tensor):
         check_tensor(record.name, value, len(logits), validate)
     elif value is not None:

@@ -29,6 +29,7 @@ from fused_sampler.contract.draws import resolve_draws
 from fused_sampler.edits.resolve import RowEdits, resolve_edits
 from fused_sampler.kernels.gpu import launch
 from fused_sampler.params import resolve_rows
+from fused_sampler.slots import Slots
 
 MORE = {  # parameters that are not compiled in where no row uses them
     "temperature_last": True,
@@ -54,6 +55,7 @@ class Case(NamedTuple):
     top_k: int = 50  # 0, with the top-p that all have: many programs select
     stride: int = 0  # of a row; 0: the vocabulary
     batch: int = 4
+    slots: bool = False  # these are tables
     edited: bool = False  # with a mask, bias, penalties and DRY
     replacement: bool = True
     only: str = ""  # the one kernel of interest
@@ -74,7 +76,7 @@ ALL = [
     EVERY,
     EVERY._replace(replacement=False, only="_draw_kernel"),
     EDITED,
-    WIDE._replace(per_row=True, edited=True, top_k=0),
+    WIDE._replace(per_row=True, slots=True, edited=True, top_k=0),
     Case("mask_logits", BF16, edited=True, only="_write_kernel"),
     Case(dtype=FP16, info=True),
     Case(dtype=FP16, vocab=50, per_row=True),  # a single block
@@ -118,8 +120,12 @@ def launches(case: Case, target: GPUTarget) -> list[tuple[JITFunction, dict[str,
     if case.per_row:
         params = {name: torch.tensor([value] * case.batch) for name, value in params.items()}
         seed = torch.tensor([seed] * case.batch)
-    rows = resolve_rows(logits, **params)
-    draws = resolve_draws(seed, 3, 2, None, case.batch, logits.device, replacement=case.replacement)
+    lines = None
+    if case.slots:
+        lines = Slots(torch.zeros(case.batch, dtype=torch.int32), case.batch)
+    rows = resolve_rows(logits, slots=lines, **params)
+    more = {"replacement": case.replacement, "slots": lines}
+    draws = resolve_draws(seed, 3, 2, None, case.batch, logits.device, **more)
     edits = edits_of(logits, case) if case.edited else None
     replaced = {n: Recorder(k) for n, k in vars(launch).items() if isinstance(k, JITFunction)}
     with mock.patch.multiple(launch, **replaced, _warp_size=lambda device: target.warp_size):
