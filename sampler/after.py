@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from .contract.mass import LN_2, LOG2_E
 from .contract.reference import BlockTable
 from .edits import bitmask
+from .ids import check_ids
 from .output import Drawn, RowState, log_probability
 from .params import RowParams
 
@@ -63,31 +64,6 @@ def check_asked(asked: Asked, return_info: bool, batch: int, vocab: int) -> None
         raise ValueError('kept_cap bounds the ids a row; pass return_kept="ids" with it.')
     if asked.logprob_ids is not None:
         check_ids("logprob_ids", asked.logprob_ids, batch, vocab)
-
-
-def check_kind_of_ids(name: str, ids: Any) -> None:
-    """Raise TypeError where this is no tensor of integers."""
-    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
-        found = ids.dtype if isinstance(ids, torch.Tensor) else repr(ids)
-        raise TypeError(f"{name} must be an int64 or int32 tensor of token ids, got {found}.")
-
-
-def check_ids(name: str, ids: Any, batch: int, vocab: int) -> None:
-    """Raise where these are no token ids, `[n]` for every row or `[B, n]`; -1 stands for none."""
-    check_kind_of_ids(name, ids)
-    if ids.dim() not in (1, 2) or (ids.dim() == 2 and len(ids) != batch):
-        raise ValueError(
-            f"{name} has shape {list(ids.shape)} but logits have {batch} rows; pass [n] for all of "
-            f"them or [{batch}, n]."
-        )
-    wrong = (ids < -1) | (ids >= vocab)
-    if wrong.any():
-        place = wrong.nonzero()[0].tolist()
-        where = f" in row {place[0]}" if ids.dim() == 2 else ""
-        raise ValueError(
-            f"{name} holds {int(ids[tuple(place)])}{where}; token ids go from 0 to {vocab - 1}, "
-            "and -1 stands for none."
-        )
 
 
 def requested(

@@ -12,18 +12,13 @@ from typing import Any, NamedTuple
 import torch
 
 from . import dispatch
-from .after import (
-    check_ids,
-    check_kind_of_ids,
-    in_parts,
-    log_probabilities,
-    raw_log_probabilities,
-)
+from .after import in_parts, log_probabilities, raw_log_probabilities
 from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
 from .contract.mass import LOG2_E
 from .contract.reference import BlockTable
 from .edits import bitmask
 from .edits.arguments import Edits, take_edits
+from .ids import check_ids, check_kind_of_ids
 from .output import Drawn, RowState, logarithm
 from .params import (
     TEMPERATURE,

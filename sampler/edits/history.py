@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ..ids import check_kind_of_ids
+
 END = 2**31 - 1  # stands behind the last of a row's ids, which ascend
 _WIDTH = 16  # of which widths are multiples
 
@@ -128,9 +130,7 @@ class History:
 
 def _checked(name: str, ids: Any) -> torch.Tensor:
     """int32 [B, L]"""
-    if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
-        found = ids.dtype if isinstance(ids, torch.Tensor) else repr(ids)
-        raise TypeError(f"{name} must be an int64 or int32 tensor of token ids, got {found}.")
+    check_kind_of_ids(name, ids)
     if ids.dim() not in (1, 2):
         raise ValueError(
             f"{name} have shape {list(ids.shape)}; pass [B, L], -1 where there is none."

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..ids import check_ids
 from .history import END
 
 
@@ -99,17 +100,6 @@ def together(one: Entries, other: Entries) -> Entries:
     return _ordered(ids.masked_fill(ids == END, -1), values + more)
 
 
-def check_vocab(name: str, ids: torch.Tensor, vocab: int) -> None:
-    """Raise where an id [B, n] is none of the vocabulary; -1 stands for none."""
-    wrong = (ids < -1) | (ids >= vocab)
-    if wrong.any():
-        row, place = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"{name} holds token {int(ids[row, place])} in row {row}; token ids go from 0 to "
-            f"{vocab - 1}."
-        )
-
-
 def ids_by_row(name: str, ids: Any, logits: torch.Tensor, validate: bool) -> torch.Tensor:
     """int64 [B, n], -1 for none, from a list for all rows or a tensor [n] or [B, n]."""
     batch, vocab = logits.shape
@@ -122,14 +112,5 @@ def _checked(name: str, ids: Any, batch: int, vocab: int, validate: bool) -> tor
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
             raise TypeError(f"{name} must be token ids, got {ids!r}.")
         ids = torch.tensor(list(ids), dtype=torch.int64, device="cpu")
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} must be an int64 or int32 tensor of token ids, got {ids.dtype}.")
-    if ids.dim() not in (1, 2) or (ids.dim() == 2 and len(ids) not in (1, batch)):
-        raise ValueError(
-            f"{name} has shape {list(ids.shape)} but logits have {batch} rows; pass [n] for all of "
-            f"them or [{batch}, n]."
-        )
-    ids = (ids if ids.dim() == 2 else ids[None]).long()
-    if validate:
-        check_vocab(name, ids, vocab)
-    return ids
+    check_ids(name, ids, batch, vocab, validate)
+    return (ids if ids.dim() == 2 else ids[None]).long()

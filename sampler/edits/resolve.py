@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import torch
 
 from ..contract.draws import Step
+from ..ids import check_range_of_ids
 from ..params import check_number, check_tensor, column_of
 from ..slots import Slots
 from . import bitmask, records
 from .arguments import Edits
 from .dry import dry_penalty, repeated_lengths
 from .history import END, History
-from .lists import Entries, ban_until, bias_entries, check_vocab, ids_by_row, together
+from .lists import Entries, ban_until, bias_entries, ids_by_row, together
 
 _PENALTIES = (
     records.REPETITION_PENALTY,
@@ -68,7 +69,9 @@ def resolve_edits(
             )
         history = history.to(logits.device)
         if validate:
-            check_vocab("the history", history.ids.masked_fill(history.ids == END, -1), vocab)
+            check_range_of_ids(
+                "the history", history.ids.masked_fill(history.ids == END, -1), vocab
+            )
         counts = Entries(history.ids, history.counts)
     if records.DRY_MULTIPLIER.name in penalized:
         assert history is not None
