@@ -53,7 +53,6 @@ def repeated_lengths(
         longest = torch.minimum(longest, lengths - 1 - newest)
     repeats = torch.minimum(history.repeats, longest.int())
     follows = tokens.roll(-1, dims=1)  # what stood behind each place
-    repeats = repeats.masked_fill(places >= lengths - 1, 0)
     place = torch.searchsorted(history.ids, follows.clamp(min=0).contiguous())
     place = place.clamp(max=history.ids.shape[1] - 1)
     return torch.zeros_like(history.ids).scatter_reduce_(1, place, repeats, "amax")
