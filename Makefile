@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A CPU build of PyTorch: a plain `torch` would bring several gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint check test-targets test-gpu bench bench-check \
+.PHONY: setup demo test lint check test-targets test-gpu hub test-hub bench bench-check \
 	bench-record test-compat clean
 
 setup: .venv/ready
@@ -59,6 +59,24 @@ test-gpu: setup
 	$(BIN)/pytest tests/kernels/gpu/test_gpu.py tests/kernels/gpu/test_triton.py tests/test_torch_compile.py \
 		tests/contract/test_contract.py tests/test_softmax.py
 
+# The kernel for the Hugging Face hub, in build/hub.
+hub: setup
+	$(BIN)/python hub.py
+
+# Loaded by the package `kernels`, where ours is not installed.
+test-hub: .venv-hub/ready
+	$(BIN)/pytest tests/test_hub.py
+
+# Beside .venv, as transformers there would take up `kernels`, too. All other packages are those of
+# .venv, by a path file; what puts our package on the path there is a path file itself, and Python
+# reads none of another folder.
+.venv-hub/ready: .venv/ready
+	test -x .venv-hub/bin/python || $(BIN)/python -m venv .venv-hub
+	.venv-hub/bin/pip install -q 'kernels>=0.17'
+	PLACE='import sysconfig; print(sysconfig.get_path("purelib"))'; $(BIN)/python -c "$$PLACE" \
+		> "$$(.venv-hub/bin/python -c "$$PLACE")/others.pth"
+	touch $@
+
 # llama.cpp is one of the peers; where no wheel of it fits, the suite says so and goes on.
 bench: setup
 	-$(BIN)/pip install -q --only-binary :all: xllamacpp
@@ -84,4 +102,4 @@ test-compat:
 		tests/kernels/gpu/test_triton.py tests/test_torch_compile.py tests/contract/test_contract.py
 
 clean:
-	rm -rf .venv .venv-compat build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-compat .venv-hub build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

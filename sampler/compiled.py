@@ -19,6 +19,9 @@ from .edits.arguments import Edits
 from .output import SampleOutput
 from .params import PARAMETERS, SamplingParams, check_names, uses_chance
 
+# A copy under another name, as the kernel hub's is, has operators of its own beside ours.
+_NAMESPACE = str(__package__).replace(".", "_")
+
 # Each parameter, the seed and the step is a tensor, a number in a tensor, or neither (off).
 _ARGUMENTS = "Tensor logits, Tensor?[] tensors, Tensor?[] numbers"
 _DRAWS = "Tensor?[] draw_tensors, Tensor?[] draw_numbers"
@@ -136,7 +139,7 @@ def _named(tensors: Tensors, numbers: Tensors) -> dict[str, Any]:
 
 
 @torch.library.custom_op(
-    "fused_sampler::sample",
+    f"{_NAMESPACE}::sample",
     mutates_args=(),
     schema=f"({_ARGUMENTS}, {_DRAWS}, SymInt num_samples, bool replacement, str backend, bool info,"
     " bool validate) -> Tensor[]",
@@ -184,7 +187,7 @@ def _(
 
 
 @torch.library.custom_op(
-    "fused_sampler::softmax",
+    f"{_NAMESPACE}::softmax",
     mutates_args=(),
     schema=f"({_ARGUMENTS}, str backend, bool validate) -> Tensor",
 )
@@ -199,7 +202,7 @@ def _(logits, tensors, numbers, backend, validate):
 
 
 @torch.library.custom_op(
-    "fused_sampler::mask_logits",
+    f"{_NAMESPACE}::mask_logits",
     mutates_args=(),
     schema=f"({_ARGUMENTS}, {_DRAWS}, str backend, bool validate) -> Tensor",
 )
