@@ -102,9 +102,12 @@ def relative(text: str, place: str) -> str:
     dots = "." * len(place.split("/"))
     text = ABSOLUTE.sub(lambda found: found[1] + dots + found[2], text)
     for node in ast.walk(ast.parse(text)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and not node.level:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [str(node.module)]
+        else:
+            continue
         if any(name.split(".")[0] == PACKAGE for name in names):
             raise ValueError(f"{place}:{node.lineno}: write `from {PACKAGE}... import ...`")
     return text

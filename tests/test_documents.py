@@ -31,7 +31,14 @@ def commands():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/edits.md", "docs/hugging-face.md", "docs/logprobs.md"]
+    "page",
+    [
+        "README.md",
+        "docs/edits.md",
+        "docs/hugging-face.md",
+        "docs/logprobs.md",
+        "docs/trainers.md",
+    ],
 )
 def test_the_code_of_a_page_runs(folder, page):
     transformers = pytest.importorskip("transformers")

@@ -19,7 +19,6 @@ import fused_sampler
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB = ROOT / ".venv-hub" / "bin" / "python"  # has the package `kernels`, and not ours
-NO_KERNELS = "needs the package `kernels`: make test-hub"
 
 
 def run(command, folder, **environment):
@@ -45,12 +44,9 @@ def repository(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["importlib", "kernels"])
-def loader(request):
-    """By the import that `kernels` makes, and by `kernels` itself, where it is installed."""
-    if request.param == "kernels" and not (ROOT / ".venv-hub" / "ready").exists():
-        pytest.skip(NO_KERNELS)
-    return request.param
+def loaders():
+    """The import that `kernels` makes, and `kernels` itself, where `make test-hub` installed it."""
+    return ["importlib", "kernels"] if (ROOT / ".venv-hub" / "ready").exists() else ["importlib"]
 
 
 def python(loader, code, folder, *arguments, path=()):
@@ -128,16 +124,6 @@ def available(name):
     return not fused_sampler.dispatch.kernels.unavailable(name, torch.device("cpu"))
 
 
-def test_without_the_package_it_gives_the_packages_tokens(loader, repository, tmp_path):
-    code = ALONE.replace("BACKENDS", repr(backends()))
-    name, *namespaces = python(loader, code, tmp_path, repository).split()
-    assert namespaces == [name] and name.startswith("_fused_sampler_cpu_")
-    found = torch.load(tmp_path / "answers.pt")
-    wanted = hub_calls.answers(fused_sampler, backends())
-    assert found.keys() == wanted.keys()
-    assert not [what for what, value in wanted.items() if not torch.equal(found[what], value)]
-
-
 TOGETHER = """
 import sys, torch
 loader, folder = sys.argv[1:]
@@ -154,18 +140,37 @@ for backend in BACKENDS:
 """
 
 
-def test_beside_the_package(loader, repository, tmp_path):
-    linked = tmp_path / "fused_sampler"
-    linked.mkdir()
+def test_it_draws_as_the_package_does_without_it_and_beside_it(repository, tmp_path):
+    # One test, so that Numba compiles once, some 40 seconds, however many processes run the tests.
+    wanted = hub_calls.answers(fused_sampler, backends())
+    for loader in loaders():
+        folder = tmp_path / loader
+        folder.mkdir()
+        name, *namespaces = python(loader, spelled(ALONE), folder, repository).split()
+        assert namespaces == [name] and name.startswith("_fused_sampler_cpu_")
+        found = torch.load(folder / "answers.pt")
+        assert found.keys() == wanted.keys()
+        wrong = [what for what, value in wanted.items() if not torch.equal(found[what], value)]
+        assert not wrong, loader
+        link_package(folder)
+        python(loader, spelled(TOGETHER), folder, repository, path=[folder])
+
+
+def spelled(code):
+    return code.replace("BACKENDS", repr(backends()))
+
+
+def link_package(folder):
+    """The package as it installs, by links."""
+    package = folder / "fused_sampler"
+    package.mkdir()
     for path in (*(ROOT / "sampler").iterdir(), ROOT / "kernels"):
-        (linked / path.name).symlink_to(path)
-    code = TOGETHER.replace("BACKENDS", repr(backends()))
-    python(loader, code, tmp_path, repository, path=[tmp_path])
+        (package / path.name).symlink_to(path)
 
 
 def test_the_cards_code_runs(repository, tmp_path):
-    if not (ROOT / ".venv-hub" / "ready").exists():
-        pytest.skip(NO_KERNELS)
+    if "kernels" not in loaders():
+        pytest.skip("needs the package `kernels`: make test-hub")
     card = (repository / "README.md").read_text()
     [code] = re.findall("^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
     [place] = re.findall(r'get_kernel\("([^"]+)"', code)
