@@ -12,6 +12,8 @@ pytest.importorskip("transformers")
 
 from embedded import load_embedded
 
+from fused_sampler.hf import fused_generate
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trainers.md"
 
 
@@ -23,8 +25,12 @@ def recipe():
     tokenizer, model = demo.tokenizer, demo.model
     tokenizer.padding_side = "left"
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
-    model.generation_config.max_new_tokens = 12
+    model.generation_config.max_new_tokens = 24
     names = {"model": model, "tokenizer": tokenizer, "inputs": inputs}
+    # The first row shall end early: its fifth token ends a text from here on.
+    draw = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.9, "seed": 7}
+    drawn = model.generate(**inputs, **draw, max_new_tokens=5, custom_generate=fused_generate)
+    tokenizer.eos_token_id = model.generation_config.eos_token_id = int(drawn[0, -1])
     for code in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
         exec(code, names)  # with the page's own assertions
     return names
@@ -32,11 +38,12 @@ def recipe():
 
 def test_the_ratio_is_one_for_every_token(recipe):
     live, tokens, logits, kept = (recipe[name] for name in ("live", "tokens", "logits", "kept"))
-    assert live.shape == tokens.shape == (3, 12) and live.sum() > 24
+    assert live.shape == tokens.shape == (3, 24)
+    assert live[0].tolist() == [True] * 5 + [False] * 19 and live.sum() > 24
     drawn = torch.stack([logprobs for logprobs, _ in recipe["records"]], dim=1)
     within = recipe["replay"](logits, tokens, recipe["temperature"], kept=kept).logprobs
     assert torch.equal(within[live], drawn[live])
-    assert (recipe["ratio"][live] == 1).all()
+    assert (recipe["ratio"] == 1).all()
     value = recipe["policy_logprobs"](logits, tokens, kept, recipe["temperature"])
     assert ((value - drawn).exp()[live] == 1).all()
 
