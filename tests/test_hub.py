@@ -87,18 +87,33 @@ def test_it_imports_itself_by_relative_names(repository):
                 assert roots <= {"torch", *sys.stdlib_module_names}, path
 
 
-def test_another_content_has_another_name(tmp_path):
+def copied_sources(folder):
+    """A copy of all that the kernel is built from; its build script."""
     for name in ("sampler", "kernels"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    for name in ("hub.py", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    first = build(tmp_path / "first", tmp_path / "hub.py")
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "LICENSE", folder)
+    return shutil.copy(ROOT / "hub.py", folder)
+
+
+def append(path, line):
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+
+
+def test_another_content_has_another_name(tmp_path):
+    script = copied_sources(tmp_path)
+    first = build(tmp_path / "first", script)
     assert re.fullmatch("_fused_sampler_cpu_[0-9a-f]{12}", first)
     assert first == build(tmp_path / "second", ROOT / "hub.py")
-    with (tmp_path / "kernels" / "gpu" / "draw.py").open("a") as file:
-        file.write("# another line\n")
-    assert first != build(tmp_path / "first", tmp_path / "hub.py")
+    append(tmp_path / "kernels" / "gpu" / "draw.py", "# another line")
+    assert first != build(tmp_path / "first", script)
+
+
+def test_an_import_that_cannot_become_relative_is_named(tmp_path):
+    script = copied_sources(tmp_path)
+    append(tmp_path / "sampler" / "params.py", "import fused_sampler.output")
+    with pytest.raises(AssertionError, match=r"params\.py:\d+: write `from fused_sampler"):
+        build(tmp_path / "kernel", script)
 
 
 ALONE = """
