@@ -214,7 +214,7 @@ def _compile(sources):
                     row = at_scale(row, c)
                     blocks, kept = sum_kept(row, space, low, high)
                 total = accumulate(row, space, blocks)
-                if total == 0:
+                if total == 0 and purpose == TOKENS:
                     token = best_kept(row, space, low, high)
             elif valid and try_near and not is_flat(row, space):
                 near_mass = near_sums(row, space)

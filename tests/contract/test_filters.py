@@ -8,7 +8,7 @@ import pytest
 import torch
 from common import KINDS, logits_of, real_logits
 
-from fused_sampler import sample
+from fused_sampler import mask_logits, sample
 from fused_sampler.contract import reference
 from fused_sampler.filters import FILTERS
 from fused_sampler.params import RECORDS, resolve_rows
@@ -185,4 +185,7 @@ def test_what_has_no_mass_at_a_low_temperature_gives_its_best(dropping, backend)
     call = {"temperature_last": True, "backend": backend, "seed": 0, "num_samples": 2, **dropping}
     # The others all lie below the best by 28 T and more, and weigh nothing beside it.
     assert sample(logits, 1e-3, **call).tolist() == [[0, 0]]
-    assert len(set(sample(logits, 1.0, **call | {"num_samples": 50})[0].tolist())) > 20
+    del call["num_samples"]
+    cold, warm = (mask_logits(logits, t, **call) > -torch.inf for t in (1e-3, 1.0))
+    assert torch.equal(cold, warm) and cold.sum() > 100
+    assert len(set(sample(logits, 1.0, num_samples=50, **call)[0].tolist())) > 20

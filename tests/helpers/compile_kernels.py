@@ -74,7 +74,6 @@ FEW = [*FUSED, WIDE, WIDE._replace(replacement=False, only="_draw_kernel"), *WRI
 ALL = [
     *FEW,
     EVERY,
-    EVERY._replace(replacement=False, only="_draw_kernel"),
     EDITED,
     WIDE._replace(per_row=True, slots=True, edited=True, top_k=0),
     Case("mask_logits", BF16, edited=True, only="_write_kernel"),
