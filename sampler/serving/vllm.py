@@ -136,6 +136,8 @@ class Request:
         if self.history is None:
             self.history = History(torch.tensor([list(self.prompt)], dtype=torch.int64).to(device))
         for token in self.output[self.noted :]:
+            if token < 0:  # a place that vLLM has not filled yet
+                raise RuntimeError("vLLM gave no token where DRY needs one; report this version.")
             self.history.append(torch.tensor([token]))
         self.noted = len(self.output)
         return self.history
@@ -214,7 +216,9 @@ def _compile_ahead(vocab: int, device: torch.device) -> None:
     if device.type != "cpu":  # whose kernels are the same for all
         sets += [{"top_k": 50}, {"top_p": 0.9}, {"top_k": 50, "top_p": 0.9}]
     for filters in sets:
-        columns = {name: torch.tensor([v], device=device) for name, v in (row | filters).items()}
+        columns: dict[str, Any] = {
+            name: torch.tensor([value], device=device) for name, value in (row | filters).items()
+        }
         warmup(vocab, device=device, **columns)
     _let_vllm_look_at_llvmlite()
 

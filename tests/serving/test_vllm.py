@@ -33,6 +33,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors, MoveD
 from vllm.v1.sample.logits_processor.builtin import MinPLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
+from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from fused_sampler import History, mask_logits, sample
 from fused_sampler.serving import vllm as plugin
@@ -245,6 +246,17 @@ def test_requests_follow_vllms_moves():
     torch.testing.assert_close(state.filters(CPU)["min_p"], torch.tensor([0.1, 0.0, 0.3]))
 
 
+def test_vllm_waits_for_tokens_where_dry_looks_at_them():
+    batch = InputBatch.__new__(InputBatch)
+    dry = {"dry_multiplier": 1.0}
+    for values, wanted in (({}, False), ({"extra_args": dry}, True)):
+        batch.logitsprocs = batch_of([request(temperature=1.0, **values)]).logitsprocs
+        batch.logitsprocs_need_output_token_ids = False
+        assert batch.logitsprocs_need_output_token_ids == wanted
+    batch.logitsprocs_need_output_token_ids = True
+    assert batch.logitsprocs_need_output_token_ids
+
+
 def test_requests_without_a_seed_differ_and_repeat_with_the_engine():
     fresh = [SamplingParams(temperature=1.0) for _ in range(3)]
     seeds = []
@@ -291,10 +303,8 @@ def engine(folder, **more):
         folder,
         dtype="float32",
         enforce_eager=True,
-        max_model_len=256,
         max_num_seqs=64,
-        disable_log_stats=True,
-        **more,
+        **{"max_model_len": 256, "disable_log_stats": True, **more},
     )
 
 
@@ -317,9 +327,20 @@ def fused(model_folder):
 
 
 @pytest.fixture(scope="module")
-def with_custom(fused, model_folder):
-    """Kept as long as the others: an engine that goes takes what all have in common with it."""
-    return engine(model_folder, logits_processors=[Ban], logprobs_mode="processed_logprobs")
+def small(fused, model_folder):
+    """With a custom processor, processed log-probabilities, and room for few requests at once.
+
+    It is kept as long as the others: an engine that goes takes what all have in common with it.
+    """
+    return engine(
+        model_folder,
+        logits_processors=[Ban],
+        logprobs_mode="processed_logprobs",
+        num_gpu_blocks_override=14,
+        block_size=32,
+        max_model_len=96,
+        disable_log_stats=False,
+    )
 
 
 def generate(llm, prompts, *params, **values):
@@ -435,17 +456,31 @@ def test_what_is_wrong_in_extra_args_is_an_error(fused):
     generate(fused, PROMPTS[:1], max_tokens=1, extra_args={"of_another": "x"})
 
 
-def test_custom_processors_run_and_processed_logprobs_tell_of_what_is_left(with_custom):
-    llm = with_custom
-    (free,) = generate(llm, PROMPTS[:1], temperature=0, max_tokens=1)
+def test_custom_processors_run_and_processed_logprobs_tell_of_what_is_left(small):
+    (free,) = generate(small, PROMPTS[:1], temperature=0, max_tokens=1)
     best = free.token_ids[0]
     values = dict(top_k=3, max_tokens=1, logprobs=5, extra_args={"ban": best})
     for temperature in (0, 1.0):
         params = SamplingParams(temperature=temperature, seed=1, **values)
-        (output,) = generate(llm, PROMPTS[:1], params)
+        (output,) = generate(small, PROMPTS[:1], params)
         assert output.token_ids[0] != best
     kept = [e.logprob for e in output.logprobs[0].values() if e.logprob > -1e30]
     assert len(kept) == 3 and abs(sum(torch.tensor(kept).exp().tolist()) - 1) < 1e-5
+
+
+def test_a_preempted_request_goes_on_as_it_would_have(fused, small):
+    dry = {"dry_multiplier": 1.0}
+    params = [
+        SamplingParams(
+            temperature=0.9, seed=i, max_tokens=40, ignore_eos=True, extra_args=dry if i % 2 else {}
+        )
+        for i in range(12)
+    ]
+    prompts = (PROMPTS * 3)[:12]
+    crowded = tokens_of(generate(small, prompts, *params))
+    metrics = {metric.name: metric for metric in small.get_metrics()}
+    assert metrics["vllm:num_preemptions"].value > 0
+    assert crowded == tokens_of(generate(fused, prompts, *params))
 
 
 def test_throughput_beside_plain(plain, fused):
