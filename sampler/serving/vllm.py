@@ -44,6 +44,7 @@ DRY_BREAKERS = "dry_breakers"
 # What vLLM lacks: keys of the `extra_args` of its SamplingParams.
 EXTRAS = (*EXTRA_FILTERS, *EXTRA_DRY, DRY_BREAKERS)
 # Filters that come before top-k and top-p; vLLM has min-p before them, too.
+_FIRST = "min_p_first"
 _BEFORE = ("top_n_sigma", "top_h", "min_p")
 
 
@@ -128,6 +129,7 @@ class Request:
     dry: dict[str, Any]
     prompt: Sequence[int]
     output: Sequence[int]  # vLLM's own list, which grows
+    min_p_first: bool = False  # it has top-p too, which in vLLM sees what min-p left
     history: History | None = field(default=None, repr=False)
     noted: int = 0  # tokens of the output that the history has
 
@@ -188,10 +190,14 @@ class Requests(logits_processor.LogitsProcessor):
             dry if dry.get("dry_multiplier") else {},
             () if prompt is None else prompt,
             output,
+            "min_p" in filters and params.top_p < 1,
         )
 
     def filters(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """A column [B] for each filter that is on in a row, and the seeds."""
+        """A column [B] for each filter that is on in a row, and the seeds.
+
+        And which rows, int64 [n], are to see min-p first, if any are.
+        """
         if not self.columns:
             ordered = [self.rows[i] for i in range(len(self.rows))]
             named = [n for n in (*EXTRA_FILTERS, "min_p") if any(n in r.filters for r in ordered)]
@@ -201,6 +207,8 @@ class Requests(logits_processor.LogitsProcessor):
                 dtype = torch.int64 if record.kind is int else torch.float32
                 self.columns[name] = _upload(values, dtype, device)
             self.columns["seed"] = _upload([r.seed for r in ordered], torch.int64, device)
+            if first := [i for i, row in enumerate(ordered) if row.min_p_first]:
+                self.columns[_FIRST] = _upload(first, torch.int64, device)
         return self.columns
 
     def steps(self, device: torch.device) -> torch.Tensor:
@@ -274,7 +282,10 @@ def _sample(
     with speculative decoding, and for a batch that is greedy throughout.
     """
     found = [p for p in metadata.logitsprocs.argmax_invariant if isinstance(p, Requests)]
-    if not found or len(found[0].rows) != len(logits):
+    if not found:
+        return plain(logits, metadata, logprobs_mode_override)
+    if len(found[0].rows) != len(logits):
+        logger.warning_once("A batch of other rows than its requests is drawn by vLLM's own code.")
         return plain(logits, metadata, logprobs_mode_override)
     requests = found[0]
     _apply_dry(logits, requests)
@@ -326,6 +337,7 @@ def _prepare(
     values: dict[str, Any] = dict(requests.filters(logits.device))
     values |= {"top_k": metadata.top_k, "top_p": metadata.top_p}
     values["temperature"] = metadata.temperature
+    first = values.pop(_FIRST, None)
     if custom:  # they see the divided logits, and min-p where vLLM has it
         logits = sampler.apply_temperature(logits, metadata.temperature, metadata.all_random)
         for processor in metadata.logitsprocs.argmax_invariant:
@@ -333,26 +345,21 @@ def _prepare(
         values.pop("min_p", None)
         values["temperature"] = None
         return logits, values
-    if "min_p" in values and metadata.top_p is not None:
-        _min_p_first(logits, values)
+    if first is not None:
+        _min_p_first(logits, values, first)
     return logits, values
 
 
-def _min_p_first(logits: torch.Tensor, values: dict[str, Any]) -> None:
+def _min_p_first(logits: torch.Tensor, values: dict[str, Any], rows: torch.Tensor) -> None:
     """Where a row has both, vLLM lets top-p see what min-p left; ours is the other way round.
 
     Those rows are filtered by min-p in a call of its own, together with what comes before top-k.
     """
-    both = (values["min_p"] > 0) & (values["top_p"] < 1)
-    rows = both.nonzero()[:, 0]
-    if not len(rows):
-        return
-    first = {name: values[name][rows] for name in _BEFORE if name in values}
-    own = mask_logits(logits[rows], values["temperature"][rows], **first, validate=False)
-    logits[rows] = own
-    values["temperature"] = values["temperature"].masked_fill(both, 1.0)
-    for name in first:
-        values[name] = values[name].masked_fill(both, RECORDS[name].off)
+    head = {name: values[name] for name in ("temperature", *_BEFORE) if name in values}
+    own = {name: column[rows] for name, column in head.items()}
+    logits[rows] = mask_logits(logits[rows], **own, validate=False)
+    for name, column in head.items():
+        values[name] = column.index_fill(0, rows, RECORDS[name].off)
 
 
 def _processed(

@@ -153,11 +153,12 @@ def test_a_row_is_the_same_alone_and_at_any_place():
         assert alone[0] == together[row]
 
 
-def test_greedy_rows_are_vllms():
+@pytest.mark.parametrize("custom", [(), (Halve,)])
+def test_greedy_rows_are_vllms(custom):
     x = logits_of(8)
     x[3, 7] = x[3, 900] = x[3].amax() + 1  # a tie
     rows = [request(temperature=0) if i % 2 else request(temperature=1) for i in range(8)]
-    tokens, _ = draw(x, batch_of(rows))
+    tokens, _ = draw(x, batch_of(rows, custom))
     plain = Sampler.greedy_sample(x)
     assert tokens[1::2].tolist() == plain[1::2].tolist()
 
