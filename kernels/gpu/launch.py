@@ -89,7 +89,7 @@ def mask_logits(
 
 
 def _summarize_and_draw(
-    logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool, edits: Edits | None
+    logits: torch.Tensor, rows: RowParams, draws: Draws, info: bool, edits: Edits | None = None
 ) -> tuple[Drawn, Table, Settled]:
     batch, vocab = logits.shape
     # An edited logit is an fp32 value, but for a mask.
