@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,3 +31,15 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny")
     save_tiny_model(path)
     return str(path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the program in this process: exit status, standard output, standard error."""
+    from fused_sampler.cli import main  # needs typer, as not every test does
+
+    def call(*arguments):
+        status = main([str(argument) for argument in arguments])
+        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
+
+    return call

@@ -11,7 +11,6 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +25,6 @@ from tiny_model import END, POSITIONS, save_tiny_model
 from fused_sampler import __version__
 from fused_sampler.cli import generate as cli_generate
 from fused_sampler.cli import info as cli_info
-from fused_sampler.cli import main
 from fused_sampler.models import embedded
 from fused_sampler.models.load import LoadedModel, load_model
 from fused_sampler.views import environment
@@ -35,17 +33,6 @@ from fused_sampler.views.request import Request
 
 PROGRAM = Path(sys.executable).with_name("fused-sampler")
 PROMPT = "The sky is"
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the program in this process: exit status, standard output, standard error."""
-
-    def call(*arguments):
-        status = main([str(argument) for argument in arguments])
-        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
-
-    return call
 
 
 @pytest.fixture

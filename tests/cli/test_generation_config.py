@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ pytest.importorskip("transformers", reason="needs the `hf` extra")
 from explorer import ask_view, request_of, serving
 
 from fused_sampler import sample
-from fused_sampler.cli import main
 from fused_sampler.explorer.text import Explorer
 from fused_sampler.models.load import load_model
 
@@ -70,17 +68,6 @@ def configured(folder, tmp_path):
             settings = json.dumps(plain | settings)
         path.write_text(settings)
         return str(copy)
-
-    return call
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the program in this process: exit status, standard output, standard error."""
-
-    def call(*arguments):
-        status = main([str(argument) for argument in arguments])
-        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
 
     return call
 

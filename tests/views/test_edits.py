@@ -4,7 +4,6 @@ import inspect
 import json
 import math
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from tiny_model import save_tiny_model
 
 from fused_sampler import mask_logits, sample, softmax
 from fused_sampler.cli import generate as cli_generate
-from fused_sampler.cli import main
 from fused_sampler.edits.records import NUMBERS
 from fused_sampler.explorer.text import Explorer
 from fused_sampler.hf import fused_generate
@@ -42,17 +40,6 @@ CASES = [
 ]
 BOTH = {**REPETITION, **DRY, "logit_bias": {67: 3.0, 77: 1.0}}
 each_case = pytest.mark.parametrize("edits", CASES, ids=str)
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the program: exit status, standard output, standard error."""
-
-    def call(*arguments):
-        status = main([str(argument) for argument in arguments])
-        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
-
-    return call
 
 
 @pytest.fixture
