@@ -54,6 +54,10 @@ class BlockTable:
         """The z of the best of the tokens `kept`, fp32 [B, 1]."""
         return self.z.masked_fill(~kept, -torch.inf).amax(-1, keepdim=True)
 
+    def best_id(self, kept: torch.Tensor) -> torch.Tensor:
+        """The first id of the largest logit of the tokens `kept`, int64 [B, 1]."""
+        return self.x.masked_fill(~kept, -torch.inf).argmax(-1, keepdim=True)
+
     def depth(self, kept: torch.Tensor) -> torch.Tensor:
         """The sum of `-z` over the tokens `kept`, times their mass, int64 [B].
 
@@ -106,9 +110,8 @@ def _without_replacement(
         upto = table.cumulative_mass(left)
         mass = upto[:, -1:]
         drawn = torch.searchsorted(upto, draws.below(mass, draw), right=True)
-        best = table.x.masked_fill(~left, -torch.inf).argmax(-1, keepdim=True)  # the first of them
         nothing = torch.where(greedy, ~left.any(-1, keepdim=True), mass == 0)
-        token = torch.where(greedy, best, drawn).masked_fill(nothing, -1)
+        token = torch.where(greedy, table.best_id(left), drawn).masked_fill(nothing, -1)
         left = left.scatter(-1, token.clamp(min=0), False)
         tokens.append(token)
     return torch.cat(tokens, dim=-1)
@@ -132,8 +135,7 @@ def sample(
     if draws.replacement:
         r = draws.below(mass)
         drawn = torch.searchsorted(upto, r, right=True)
-        best = table.x.masked_fill(~kept, -torch.inf).argmax(-1, keepdim=True)
-        tokens = torch.where(greedy | (mass == 0), best, drawn)
+        tokens = torch.where(greedy | (mass == 0), table.best_id(kept), drawn)
     else:
         tokens = _without_replacement(table, kept, greedy, draws)
     invalid = ~table.row_max.isfinite()[:, None]
