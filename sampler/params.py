@@ -146,9 +146,8 @@ class RowParams:
     filter_c: torch.Tensor  # fp32: what the filters see instead; c, or log2(e)
     xtc_chance: torch.Tensor  # fp32: XTC applies where 32 random bits are below; 0: never
     filters: dict[str, torch.Tensor]  # each filter's column, in the order of FILTERS
-    slots: torch.Tensor | None = (
-        None  # int32 [B]: the columns are tables [S], of which a row has one
-    )
+    # int32 [B]: the columns are tables [S], of which each row has a line.
+    slots: torch.Tensor | None = None
 
     @property
     def greedy(self) -> torch.Tensor:
@@ -215,7 +214,7 @@ def resolve_rows(
 
 def is_on(name: str, value: Any) -> bool:
     """Whether the value of a parameter, a number, a tensor or None, may change a draw."""
-    return isinstance(value, torch.Tensor) or value not in (None, SETTINGS[name].off)
+    return isinstance(value, torch.Tensor) or value not in (None, _CHECKED[name].off)
 
 
 def uses_chance(params: SamplingParams | None = None, **values: Any) -> bool:

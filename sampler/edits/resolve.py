@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..contract.draws import Step
+from ..filters import Parameter
 from ..ids import check_range_of_ids
-from ..params import check_number, check_tensor, column_of
+from ..params import check_number, check_tensor, column_of, is_on
 from ..slots import Slots
 from . import bitmask, records
 from .arguments import Edits
@@ -53,13 +54,17 @@ def resolve_edits(
     With `slots` numbers and the step may be tables.
     """
     batch, vocab = logits.shape
-    columns = {
-        record.name: _column(record, getattr(edits, record.name), logits, validate, slots)
-        for record in records.NUMBERS.values()
+    numbers = {
+        name: _checked(name, getattr(edits, name), batch, validate, slots)
+        for name in records.NUMBERS
     }
+
+    def column(record: Parameter) -> torch.Tensor:
+        return column_of(record, numbers[record.name], logits.device).expand(batch)
+
     allowed = None if edits.allowed is None else _allowed(edits.allowed, logits)
     history = _history(edits, batch)
-    penalized = [record.name for record in _PENALTIES if _is_on(record, edits)]
+    penalized = [r.name for r in _PENALTIES if is_on(r.name, numbers[r.name])]
     counts = dry = None
     if penalized:
         if history is None:
@@ -78,30 +83,24 @@ def resolve_edits(
         breakers = None
         if edits.dry_breakers is not None:
             breakers = ids_by_row("dry_breakers", edits.dry_breakers, logits, validate)
-        lengths = repeated_lengths(
-            history, breakers, columns[records.DRY_RANGE.name].to(logits.device)
-        )
-        names = (records.DRY_MULTIPLIER, records.DRY_BASE, records.DRY_ALLOWED_LENGTH)
-        dry = dry_penalty(lengths, *(columns[record.name] for record in names))
+        window = column(records.DRY_RANGE).to(logits.device)
+        lengths = repeated_lengths(history, breakers, window)
+        how = (records.DRY_MULTIPLIER, records.DRY_BASE, records.DRY_ALLOWED_LENGTH)
+        dry = dry_penalty(lengths, *map(column, how))
     lists = []
     if edits.logit_bias is not None:
         lists.append(bias_entries(edits.logit_bias, logits, validate))
-    if _is_on(records.MIN_TOKENS, edits):
+    if is_on(records.MIN_TOKENS.name, numbers[records.MIN_TOKENS.name]):
         generated = history.generated if history is not None else _of_rows(step, slots)
-        least = columns[records.MIN_TOKENS.name].to(logits.device)
+        least = column(records.MIN_TOKENS).to(logits.device)
         enough = torch.as_tensor(generated).to(logits.device).expand(batch) >= least
         lists.append(ban_until(edits.stop_ids, enough, logits, validate))
     lists = [entries for entries in lists if entries.ids.shape[1]]
     bias = functools.reduce(together, lists) if lists else None
     if allowed is None and bias is None and counts is None:
         return None
-    repetition, frequency, presence = (columns[record.name] for record in _PENALTIES[:3])
+    repetition, frequency, presence = map(column, _PENALTIES[:3])
     return RowEdits(allowed, bias, counts, repetition, frequency, presence, dry)
-
-
-def _is_on(record: Any, edits: Edits) -> bool:
-    value = getattr(edits, record.name)
-    return isinstance(value, torch.Tensor) or value not in (None, record.off)
 
 
 def _of_rows(values: Any, slots: Slots | None) -> Any:
@@ -111,15 +110,14 @@ def _of_rows(values: Any, slots: Slots | None) -> Any:
     return values.to(slots.numbers.device).reshape(-1)[slots.numbers.long()]
 
 
-def _column(
-    record: Any, value: Any, logits: torch.Tensor, validate: bool, slots: Slots | None
-) -> torch.Tensor:
+def _checked(name: str, value: Any, batch: int, validate: bool, slots: Slots | None) -> Any:
+    """A number, a tensor with one a row, or None."""
     value = _of_rows(value, slots)
     if isinstance(value, torch.Tensor):
-        check_tensor(record.name, value, len(logits), validate)
+        check_tensor(name, value, batch, validate)
     elif value is not None:
-        check_number(record.name, value)
-    return column_of(record, value, logits.device).expand(len(logits))
+        check_number(name, value)
+    return value
 
 
 def _allowed(allowed: Any, logits: torch.Tensor) -> torch.Tensor:

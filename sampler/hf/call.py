@@ -18,7 +18,6 @@ import torch
 from transformers import GenerationConfig
 
 from ..contract.draws import check_generator, seed_tensor
-from ..params import check_number, check_tensor, is_on
 from . import processors, protocol, warpers
 
 # 2**64 / golden ratio as an int64: the seeds of one prompt's sequences lie this far apart.
@@ -145,7 +144,7 @@ class Call:
                 if isinstance(value, torch.Tensor)
                 else value
                 for name, value in self._values.items()
-                if _is_on(name, value) and (config.do_sample or name in processors.OWN)
+                if processors.is_on(name, value) and (config.do_sample or name in processors.OWN)
             }
         if known.seeds is None and config.do_sample:
             seeds = self._seeds(model, total, sequences, places is not None)
@@ -160,8 +159,8 @@ class Call:
         """More parameters, of a `generate` that hands its own on to the one it overrides."""
         for name, value in values.items():
             if value is not None:
-                value = self._values[name] = _checked(name, value)
-            if _is_on(name, value):
+                value = self._values[name] = processors.checked(name, value)
+            if processors.is_on(name, value):
                 self.asked_for = self.asked_for or name
                 if name not in processors.OWN:
                     self._of_draws = self._of_draws or name
@@ -207,21 +206,6 @@ class Call:
 def own_settings(config: GenerationConfig) -> dict[str, Any]:
     """What a generation config holds of the parameters that transformers does not know."""
     return {name: getattr(config, name, None) for name in OWN}
-
-
-def _checked(name: str, value: Any) -> Any:
-    """A parameter or edit as it is kept; raises TypeError or ValueError for one that is none."""
-    if name in processors.OWN:
-        return processors.checked(name, value)
-    if isinstance(value, torch.Tensor):
-        check_tensor(name, value, value.numel(), validate=True)
-    else:
-        check_number(name, value)
-    return value
-
-
-def _is_on(name: str, value: Any) -> bool:
-    return processors.is_on(name, value) if name in processors.OWN else is_on(name, value)
 
 
 def _by_row(

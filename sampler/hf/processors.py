@@ -17,9 +17,10 @@ import torch
 from transformers.generation import logits_process as hf
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
+from .. import params
 from ..edits import bitmask
 from ..edits.history import History
-from ..edits.records import DRY_MULTIPLIER, NUMBERS, REPETITION_PENALTY
+from ..edits.records import DRY_MULTIPLIER, REPETITION_PENALTY
 from ..params import check_number, check_tensor
 from . import warpers
 
@@ -307,7 +308,7 @@ def _without_padding(input_ids: torch.Tensor, attention_mask: Any) -> torch.Tens
 
 
 def checked(name: str, value: Any) -> Any:
-    """The caller's edit as it is kept; raises TypeError or ValueError for one that is none."""
+    """A parameter or edit as it is kept; raises TypeError or ValueError for one that is none."""
     if name == LOGIT_BIAS:
         return _checked_bias(value)
     if name == DRY_BREAKERS:
@@ -320,10 +321,10 @@ def checked(name: str, value: Any) -> Any:
 
 
 def is_on(name: str, value: Any) -> bool:
-    """Whether the value of an edit may change a draw."""
+    """Whether the value of a parameter or an edit may change a draw."""
     if name in (LOGIT_BIAS, DRY_BREAKERS):
         return value is not None and not (isinstance(value, Sized) and len(value) == 0)
-    return isinstance(value, torch.Tensor) or value not in (None, NUMBERS[name].off)
+    return params.is_on(name, value)
 
 
 def _checked_bias(given: Any) -> dict[int, float]:
