@@ -32,8 +32,8 @@ def warmup(
         device: where the logits will be.
         batch: rows, as many as a parameter tensor among the arguments has.
         backend: as in `sample`.
-        arguments: parameters, edits, `seed`, `step`, `num_samples` and `replacement` of later
-            calls. Triton's kernels depend on which filters and edits are given, on which arguments
+        arguments: parameters, edits, `slots`, `seed`, `step`, `num_samples` and `replacement` of
+            later calls. Triton's kernels depend on which filters and edits are given, on which arguments
             are numbers and which tensors, and on whether several draws are without replacement;
             other values do not matter. The CPU's are the same for all but for edits: any of them.
 
@@ -43,8 +43,10 @@ def warmup(
     arguments["backend"] = backend
     for info in (False, True):
         sample(logits, **arguments, return_info=info)
-    named = ("params", "backend", *PARAMETERS, *EDITS)
+    named = ("params", "backend", "slots", *PARAMETERS, *EDITS)
     mask_logits(logits, **{name: arguments[name] for name in named if name in arguments})
-    params = arguments.get("params")
+    params, slots = arguments.get("params"), arguments.get("slots")
     temperature = arguments.get("temperature") if params is None else params.temperature
+    if slots is not None and isinstance(temperature, torch.Tensor) and temperature.numel() > 1:
+        temperature = temperature[slots.long()]  # softmax takes no tables
     softmax(logits, temperature, backend=backend)

@@ -52,6 +52,14 @@ def test_every_kernel_is_called_as_it_will_be(monkeypatch):
     ]
 
 
+def test_tables_with_slots():
+    table = torch.tensor([0.5, 0.7, 0.9])
+    for temperature in (table, 0.5, table[:1], None):
+        slots = torch.tensor([2, 0], dtype=torch.int32)
+        warmup(70, batch=2, temperature=temperature, top_p=table, slots=slots)
+    warmup(70, params=SamplingParams(temperature=table), slots=torch.zeros(1, dtype=torch.int32))
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="top_p is -1"):
         warmup(100, top_p=-1.0)
