@@ -28,7 +28,6 @@ FORBIDDEN = np.int32(-(2**31))  # key of -inf
 LOWEST_KEY = np.int32(-(2**31) + 1)  # below those of all finite logits, above that of -inf
 INFINITE_KEY = np.int32(0x7F000001)  # of +inf; NaNs are above
 _SHIFT_KEYS = 0x7FFFFF
-NEGATIVE_ZERO = np.int32(-_SHIFT_KEYS - 1)  # raw key of -0.0
 _TO_INTEGER = np.float32(12582912.0)  # 1.5 * 2**23: adding it rounds to an integer, half to even
 _C0, _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(c) for c in mass.EXP2_COEFFICIENTS)
 _W0, _W1, _W2, _W3, _W4, _W5, _W6 = (np.float32(c * 2.0**30) for c in mass.EXP2_COEFFICIENTS)
@@ -49,16 +48,10 @@ def _widen(word):
 
 
 @device
-def raw_key_of(x):
-    """The key of an fp32 value; that of -0.0 is the next below that of +0.0."""
-    bits = bits_of(x)
-    return np.int32(np.int32(bits ^ np.int32(np.int32(bits >> 31) & 0x7FFFFFFF)) - _SHIFT_KEYS)
-
-
-@device
 def key_of_float(x):
     """The key of an fp32 value."""
-    return raw_key_of(x + np.float32(0.0))  # -0.0 becomes +0.0
+    bits = bits_of(x + np.float32(0.0))  # -0.0 becomes +0.0
+    return np.int32(np.int32(bits ^ np.int32(np.int32(bits >> 31) & 0x7FFFFFFF)) - _SHIFT_KEYS)
 
 
 @device

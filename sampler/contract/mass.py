@@ -13,7 +13,6 @@ import torch
 BLOCK_BITS = 6
 BLOCK = 2**BLOCK_BITS  # ids a block
 MAX_VOCAB = 2**22
-BEST_WEIGHT = 2**30  # of a block's best token
 BEST_MASS = 2**40  # of the row's best token alone
 LOWEST = torch.finfo(torch.float32).min
 
