@@ -33,9 +33,10 @@ def warmup(
         batch: rows, as many as a parameter tensor among the arguments has.
         backend: as in `sample`.
         arguments: parameters, edits, `slots`, `seed`, `step`, `num_samples` and `replacement` of
-            later calls. Triton's kernels depend on which filters and edits are given, on which arguments
-            are numbers and which tensors, and on whether several draws are without replacement;
-            other values do not matter. The CPU's are the same for all but for edits: any of them.
+            later calls. Triton's kernels depend on which filters and edits are given, on which
+            arguments are numbers and which tensors, on whether these are tables, and on whether
+            several draws are without replacement; other values do not matter. The CPU's are the
+            same for all but for edits: any of them.
 
     Raises as `sample` does.
     """
