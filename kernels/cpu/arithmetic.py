@@ -88,8 +88,11 @@ def token_weight(x, block_max, c):
 
 
 @device
-def exp2(z):
-    """`2**z` for -125 <= z <= 0, fp32, by the contract's polynomial."""
+def exp2_parts(z):
+    """`2**z` for z <= 0 as a fraction in [0.7, 1.42), fp32, and an exponent, int32.
+
+    By the contract's polynomial; the caller's clamp keeps |z| small.
+    """
     shifted = z + _TO_INTEGER
     f = z - (shifted - _TO_INTEGER)
     p = _C6 * f + _C5
@@ -98,23 +101,21 @@ def exp2(z):
     p = p * f + _C2
     p = p * f + _C1
     p = p * f + _C0
-    return float_of(np.int32(bits_of(p) + np.int32(bits_of(shifted) << 23)))
+    return p, np.int32(bits_of(shifted) - bits_of(_TO_INTEGER))
+
+
+@device
+def exp2(z):
+    """`2**z` for -125 <= z <= 0, fp32."""
+    p, n = exp2_parts(z)
+    return float_of(np.int32(bits_of(p) + np.int32(n << 23)))
 
 
 @device
 def block_scale(block_key, row_max, c):
     """A block's scale `2**z` as a mantissa, uint64 in units of 2**-24, and an exponent, int32."""
     z = (value_of(block_key) - row_max) * c
-    z = z if z > np.float32(-64.0) else np.float32(-64.0)
-    shifted = z + _TO_INTEGER
-    n = np.int32(bits_of(shifted) - bits_of(_TO_INTEGER))
-    f = z - (shifted - _TO_INTEGER)
-    p = _C6 * f + _C5
-    p = p * f + _C4
-    p = p * f + _C3
-    p = p * f + _C2
-    p = p * f + _C1
-    p = p * f + _C0
+    p, n = exp2_parts(z if z > np.float32(-64.0) else np.float32(-64.0))
     return np.uint64(np.int32(p * np.float32(16777216.0))), n
 
 

@@ -1,12 +1,10 @@
 """Tokens a second of continuous batching: what is timed, and who draws."""
 
-import time
 from unittest import mock
 
 import pytest
 import torch
-from tiny_model import save_tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from slow import DELAY, slowed
 
 continuous = pytest.importorskip(
     "fused_sampler.benchmarks.continuous",
@@ -16,26 +14,8 @@ continuous = pytest.importorskip(
 
 from fused_sampler.benchmarks.runs import OURS, SAMPLERS, THEIRS  # noqa: E402
 from fused_sampler.hf import continuous as hf_continuous  # noqa: E402
-from fused_sampler.models.load import LoadedModel  # noqa: E402
 
 CASE = "top-k 50 + top-p 0.9"
-DELAY = 0.02
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_tiny_model(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    return LoadedModel("tiny", model, AutoTokenizer.from_pretrained(folder))
-
-
-def slowed(function):
-    def slow(*args, **kwargs):
-        time.sleep(DELAY)
-        return function(*args, **kwargs)
-
-    return slow
 
 
 def run(loaded, sampler):

@@ -6,8 +6,8 @@ from unittest import mock
 
 import pytest
 import torch
-from tiny_model import save_tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
+from slow import DELAY, slowed
+from transformers import LogitsProcessorList
 
 from fused_sampler.benchmarks import end_to_end
 from fused_sampler.benchmarks.end_to_end import (
@@ -21,26 +21,8 @@ from fused_sampler.benchmarks.end_to_end import (
     row_of,
     table,
 )
-from fused_sampler.models.load import LoadedModel
 
 CASE = "top-k 50 + top-p 0.9"
-DELAY = 0.02
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_tiny_model(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    return LoadedModel("tiny", model, AutoTokenizer.from_pretrained(folder))
-
-
-def slowed(function):
-    def slow(*args, **kwargs):
-        time.sleep(DELAY)
-        return function(*args, **kwargs)
-
-    return slow
 
 
 def test_prompts_differ_and_need_no_padding(loaded):

@@ -2,7 +2,26 @@
 
 from typing import Any
 
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+
+def tiny_gpt2(**changes: Any) -> GPT2LMHeadModel:
+    config = {
+        "vocab_size": 64,
+        "n_positions": 64,
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "initializer_range": 0.4,
+    }
+    return GPT2LMHeadModel(GPT2Config(**{**config, **changes})).eval()
 
 
 def tiny_llama(**changes: Any) -> LlamaForCausalLM:

@@ -16,12 +16,8 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from replay import CACHE, EVERYTHING, Replay, assert_same  # noqa: E402
-from tiny_transformers import tiny_t5  # noqa: E402
+from tiny_transformers import tiny_gpt2, tiny_llama, tiny_t5  # noqa: E402
 from transformers import (  # noqa: E402
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     LogitsProcessor,
     LogitsProcessorList,
     MaxTimeCriteria,
@@ -39,37 +35,16 @@ from fused_sampler.hf import fused_generate, patched  # noqa: E402
 
 VOCAB, PAD, BOS, EOS = 120, 0, 1, 2
 TOKENS = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+EAGER = {"attn_implementation": "eager"}
 
 
 def _gpt2():
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCAB,
-            n_positions=128,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            initializer_range=0.4,
-            attn_implementation="eager",
-            **TOKENS,
-        )
-    )
+    return tiny_gpt2(vocab_size=VOCAB, n_positions=128, n_layer=2, **EAGER, **TOKENS)
 
 
 def _llama():
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=128,
-            initializer_range=0.4,
-            attn_implementation="eager",
-            **TOKENS,
-        )
-    )
+    sizes = {"vocab_size": VOCAB, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    return tiny_llama(**sizes, **EAGER, **TOKENS)
 
 
 def _t5():

@@ -17,7 +17,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
 from replay import CACHE, EVERYTHING, Replay, assert_same  # noqa: E402
-from tiny_transformers import tiny_t5  # noqa: E402
+from tiny_transformers import tiny_gpt2, tiny_t5  # noqa: E402
 from tokenizers import Tokenizer, decoders  # noqa: E402
 from tokenizers.models import BPE  # noqa: E402
 from transformers import (  # noqa: E402
@@ -27,8 +27,6 @@ from transformers import (  # noqa: E402
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GenerationConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
@@ -63,9 +61,7 @@ DECODER = {
 
 
 def _gpt2():
-    sizes = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    config = GPT2Config(**sizes, initializer_range=0.4, attn_implementation="eager", **TOKENS)
-    return GPT2LMHeadModel(config)
+    return tiny_gpt2(vocab_size=VOCAB, n_layer=2, attn_implementation="eager", **TOKENS)
 
 
 def _llama():

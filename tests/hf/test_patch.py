@@ -17,6 +17,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the `hf` extra")
 
+from tiny_transformers import tiny_gpt2, tiny_t5  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import (  # noqa: E402
     GenerationConfig,
@@ -24,8 +25,6 @@ from transformers import (  # noqa: E402
     GPT2LMHeadModel,
     LogitsProcessor,
     PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
     TextIteratorStreamer,
     WatermarkingConfig,
     pipeline,
@@ -45,18 +44,7 @@ SAMPLE = {"do_sample": True, "max_new_tokens": 8, "top_p": 0.95, "seed": 7}
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=VOCAB,
-        n_positions=64,
-        n_embd=16,
-        n_layer=1,
-        n_head=2,
-        initializer_range=0.4,
-        bos_token_id=1,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    return GPT2LMHeadModel(config).eval()
+    return tiny_gpt2(vocab_size=VOCAB, bos_token_id=1, eos_token_id=EOS, pad_token_id=PAD)
 
 
 def _text(ids):
@@ -710,18 +698,7 @@ def test_a_text_generation_pipeline(model, tokenizer, no_multinomial):
 @pytest.fixture
 def t5():
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=VOCAB,
-        d_model=16,
-        d_kv=8,
-        d_ff=16,
-        num_layers=1,
-        num_heads=2,
-        decoder_start_token_id=PAD,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-    )
-    return T5ForConditionalGeneration(config).eval()
+    return tiny_t5(vocab_size=VOCAB, pad_token_id=PAD, eos_token_id=EOS)
 
 
 def test_an_encoder_decoder(t5, no_multinomial):
