@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A CPU build of PyTorch: a plain `torch` would bring several gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint check test-targets test-gpu hub test-hub bench bench-check \
+.PHONY: setup demo test lint check docs test-targets test-gpu hub test-hub bench bench-check \
 	bench-record test-compat test-vllm clean
 
 setup: .venv/ready
@@ -46,6 +46,15 @@ lint: setup
 	MYPYPATH=.venv/typed $(BIN)/mypy -p fused_sampler
 
 check: lint test
+
+# The documentation as a site, in build/docs. A warning is an error; nothing is fetched.
+docs: .venv/docs
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
+	@echo "Open build/docs/index.html"
+
+.venv/docs: pyproject.toml | .venv/ready
+	$(BIN)/pip install -q -e '.[docs]'
+	touch $@
 
 # Every variant of the kernels, compiled for every target; `make test` has all for two of them.
 test-targets: setup

@@ -121,7 +121,7 @@ def sample(
             then tables `[S]`, of which row b has line `slots[b]`: an engine gathers nothing.
 
     Returns:
-        int64 tokens: `[B]`, or `[B, num_samples]` for more than one; `[V]` logits give no B.
+        int64 tokens, `[B]`, or `[B, num_samples]` for more than one; `[V]` logits give no B.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, shape or range, or (with `validate`) a

@@ -49,7 +49,8 @@ class FusedSampler(nn.Module):
     Edits (masks, bias, penalties, by their names in `Edits`) may be the sampler's own or a call's;
     `history` is a call's.
 
-    `state_dict` holds parameters, seed, step and bound; `.to()` moves what lives in device memory.
+    `state_dict` holds parameters, seed, step and bound; a sampler that is moved to another device
+    takes along what lives in device memory.
     """
 
     mirostat_mu: Parameter

@@ -12,27 +12,31 @@ from .contract.mass import LN_2, log2_mass
 class SampleOutput(NamedTuple):
     """Drawn tokens and, with `return_info=True`, what they were drawn from.
 
-    tokens: int64 `[B]` or `[B, num_samples]` (without the B for one row of logits, here and below);
-        -1 for an invalid row, and without replacement where nothing is left to draw.
-    logprobs: fp32, shaped like tokens; natural logarithm of the token's probability among the kept
-        tokens at the given temperature, those drawn before it included; of a greedy row 0 for its
-        best token, -inf for all others; NaN for the token -1.
-    raw_logprobs: the same under the untouched distribution: temperature 1, no filter, no edit.
-    kept: int64 `[B]`; how many tokens the filters kept; 0 for an invalid row.
+    The fields after `kept` are None unless the call asks for them.
 
-    The others are None unless the call asks for them:
-
-    top_ids, top_logprobs: int64 and fp32 `[B, n]`; the n most probable kept tokens, of equals the
-        lowest id first, and their `logprobs`; -1 and NaN where fewer are kept.
-    raw_top_ids, raw_top_logprobs: the same of all tokens, by `raw_logprobs`.
-    id_logprobs, raw_id_logprobs: fp32 `[B, n]`; of the tokens named by `logprob_ids`; -inf for one
-        that is dropped, NaN for the id -1 and for an invalid row.
-    ranks: int64, shaped like tokens; 1 for the largest logit, equals share one; 0: no token.
-    entropy: fp32 `[B]`; of the kept tokens at the given temperature, in nats.
-    kept_ids, kept_offsets, kept_overflow: int32 `[total]`, int64 `[B + 1]`, bool `[B]`; row b keeps
-        `kept_ids[kept_offsets[b] : kept_offsets[b + 1]]`, in ascending order. A row that keeps more
-        than `kept_cap` has its flag set, and none of its ids.
-    kept_bitmask: int32 `[B, ceil(V / 32)]`; token i is bit `i % 32` of word `i // 32`.
+    Fields:
+        tokens: int64 `[B]` or `[B, num_samples]` (without the B for one row of logits, here and
+            below); -1 for an invalid row, and without replacement where nothing is left to draw.
+        logprobs: fp32, shaped like tokens; natural logarithm of the token's probability among the
+            kept tokens at the given temperature, those drawn before it included; of a greedy row 0
+            for its best token, -inf for all others; NaN for the token -1.
+        raw_logprobs: the same under the untouched distribution: temperature 1, no filter, no edit.
+        kept: int64 `[B]`; how many tokens the filters kept; 0 for an invalid row.
+        top_ids: int64 `[B, n]`; the n most probable kept tokens, of equals the lowest id first; -1
+            where fewer are kept.
+        top_logprobs: fp32 `[B, n]`; their logarithms among the kept tokens; NaN for the id -1.
+        raw_top_ids: int64 `[B, n]`; the n most probable of all tokens.
+        raw_top_logprobs: fp32 `[B, n]`; theirs under the untouched distribution.
+        id_logprobs: fp32 `[B, n]`; of the tokens named by `logprob_ids`, among the kept ones; -inf
+            for one that is dropped, NaN for the id -1 and for an invalid row.
+        raw_id_logprobs: fp32 `[B, n]`; the same under the untouched distribution.
+        ranks: int64, shaped like tokens; 1 for the largest logit, equals share one; 0: no token.
+        entropy: fp32 `[B]`; of the kept tokens at the given temperature, in nats.
+        kept_ids: int32 `[total]`; row b keeps `kept_ids[kept_offsets[b] : kept_offsets[b + 1]]`, in
+            ascending order.
+        kept_offsets: int64 `[B + 1]`; where the rows begin.
+        kept_overflow: bool `[B]`; the row keeps more than `kept_cap`, and none of its ids is here.
+        kept_bitmask: int32 `[B, ceil(V / 32)]`; token i is bit `i % 32` of word `i // 32`.
     """
 
     tokens: torch.Tensor

@@ -114,19 +114,29 @@ _Values: Any = make_dataclass(
 )
 
 
-_DESCRIPTIONS = "\n    ".join(
-    f"{record.name}: {record.help} In [{record.low:g}, {record.high:.9g}]."
-    for record in RECORDS.values()
+def _range_of(record: Record) -> str:
+    """The values that a parameter takes; a bound next to 0 or 1 is one that leaves it out."""
+    if record.kind is bool:
+        return ""
+    low = "(0" if 0 < record.low < 1e-6 else f"[{record.low:g}"
+    high = {_FP32_MAX: "inf)", 1 - 2**-24: "1)"}.get(record.high, f"{record.high:g}]")
+    return f" In {low}, {high}."
+
+
+_DESCRIPTIONS = "\n        ".join(
+    f"{record.name}: {record.help}{_range_of(record)}" for record in RECORDS.values()
 )
 
 
 class SamplingParams(_Values):
     __doc__ = f"""What to draw from. Each value is a number, a `[B]` tensor or None (off).
 
-    {_DESCRIPTIONS}
-
     A temperature below 1e-5 is greedy. The filters apply in this order, each to what the earlier
     ones kept (contract section 4); ties at a boundary stay together.
+
+    Args:
+        {_DESCRIPTIONS}
+
     Raises TypeError or ValueError for a number of the wrong kind or out of range.
     """
 

@@ -36,8 +36,9 @@ from .params import (
 class Replayed(NamedTuple):
     """Natural logarithms, fp32, shaped like the tokens; NaN for the token -1.
 
-    logprobs: among the kept tokens at the given temperature; -inf where the token is not kept.
-    raw_logprobs: under the untouched distribution: temperature 1, no filter.
+    Fields:
+        logprobs: among the kept tokens at the given temperature; -inf where the token is not kept.
+        raw_logprobs: under the untouched distribution: temperature 1, no filter.
     """
 
     logprobs: torch.Tensor

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import importlib.util
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```([^\s`]*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXCERPT = re.compile(r"# ([\w/]+\.py)\n")
+RUN_ELSEWHERE = ["worked-examples.md"]  # tests/contract/test_worked_examples.py
+# Run: python and pycon. Looked at: console (commands and options), py and sh. Sphinx: the rest.
+KINDS = ("python", "pycon", "console", "py", "sh", "{include}", "{toctree}", "{eval-rst}")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -30,17 +37,19 @@ def commands():
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/edits.md",
-        "docs/hugging-face.md",
-        "docs/logprobs.md",
-        "docs/trainers.md",
-    ],
-)
-def test_the_code_of_a_page_runs(folder, page):
+def is_excerpt(text):
+    return EXCERPT.match(text) is not None
+
+
+def code_of(page):
+    """What of a page is run, in its order: statements, and prompts with what they print."""
+    found = BLOCK.findall(page.read_text())
+    return [block for block in found if block[0] in ("python", "pycon") and not is_excerpt(block[1])]
+
+
+@pytest.fixture
+def names(folder):
+    """What pages use without a word: torch, some logits, and a model with its tokenizer and inputs."""
     transformers = pytest.importorskip("transformers")
     names = {name: getattr(transformers, name) for name in dir(transformers) if "Warper" in name}
     names |= {"torch": torch, "logits": torch.randn(3, 257), "ids": torch.zeros(3, 1).long()}
@@ -49,12 +58,43 @@ def test_the_code_of_a_page_runs(folder, page):
     names["tokenizer"] = tokenizer
     names["inputs"] = tokenizer(["ab", "cd", "ef"], return_tensors="pt")
     names["model"].generation_config.max_new_tokens = 2
-    code = blocks(ROOT / page, "python")
-    assert len(code) >= 2
-    for text in code:
-        exec(text, names)
+    return names
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if code_of(page) and page.name not in RUN_ELSEWHERE],
+    ids=lambda page: page.name,
+)
+def test_the_code_of_a_page_runs(names, page):
+    runner = doctest.DocTestRunner(verbose=False)
+    for kind, text in code_of(page):
+        if kind == "python":
+            exec(text, names)
+            continue
+        block = doctest.DocTestParser().get_doctest(text, names, page.name, page.name, 0)
+        printed = []
+        runner.run(block, out=printed.append, clear_globs=False)
+        assert not printed, "".join(printed)
+        names.update(block.globs)
     outputs = names.get("outputs")  # transformers logs what fails there
     assert outputs is None or [output.error for output in outputs.values()] == [None, None]
+
+
+@every_page
+def test_no_code_of_a_page_goes_unseen(page):
+    """What is not run is read: it compiles, and what it imports is there."""
+    for kind, text in BLOCK.findall(page.read_text()):
+        assert kind in KINDS, kind
+        if kind == "sh":
+            subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        if kind == "py":
+            tree = ast.parse(text)
+            imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            for node in imports:
+                root = node.names[0].name if isinstance(node, ast.Import) else node.module
+                if importlib.util.find_spec(root.partition(".")[0]):
+                    exec(ast.unparse(node), {})
 
 
 @every_page
@@ -70,9 +110,8 @@ def test_what_a_page_points_at_exists(page):
 @every_page
 def test_an_excerpt_is_what_the_file_holds(page):
     for text in blocks(page, "python"):
-        head, _, excerpt = text.partition("\n")
-        if path := re.fullmatch(r"# ([\w/]+\.py)", head):
-            assert excerpt.strip("\n") in (ROOT / path[1]).read_text(), path[1]
+        if path := EXCERPT.match(text):
+            assert text[path.end() :].strip("\n") in (ROOT / path[1]).read_text(), path[1]
 
 
 def test_commands_are_there():

@@ -18,23 +18,33 @@ Ids = Sequence[int] | torch.Tensor | None
 class Edits:
     """What changes the logits before temperature and filters, in this order. None is off.
 
-    allowed: the only tokens that may be drawn: int32 `[B, ceil(V / 32)]`, token i is bit `i % 32`
-        of word `i // 32`, as grammar engines give it, or bool `[B, V]`; without the B for all rows.
-    logit_bias: `{token: bias}` for all rows, or ids and values, two tensors `[B, n]` or `[n]`, -1
-        where there is none. It is added; -inf bans.
-    repetition_penalty: for tokens of prompt and output: `x * r` where x is negative, else `x / r`.
-    frequency_penalty, presence_penalty: `x -= f * count + p` for tokens of the output.
-    dry_multiplier, dry_base, dry_allowed_length, dry_range, dry_breakers: where drawing a token
-        would make the text repeat L tokens before it, and L is at least the allowed length:
-        `x -= multiplier * base ** (L - allowed_length)`. A repeated sequence has no token of
-        `dry_breakers` (ids), and lies within the last `dry_range` tokens.
-    min_tokens, stop_ids: these ids are banned while the output has fewer tokens: as the history
-        counts, or `step` where there is none.
-    history: the tokens so far, a `History`; or instead
-    prompt_ids, output_ids: int64 or int32 `[B, L]`, -1 where there is none. They are sorted at each
-        call; a `History` sorts once.
+    Numbers may be `[B]` tensors, a value a row. Each is an argument of `sample`, `mask_logits` and
+    `FusedSampler` by its name; nobody has to make an `Edits`.
 
-    Numbers may be `[B]` tensors, a value a row.
+    Args:
+        allowed: the only tokens that may be drawn: int32 `[B, ceil(V / 32)]`, token i is bit
+            `i % 32` of word `i // 32`, as grammar engines give it, or bool `[B, V]`; without the B
+            for all rows.
+        logit_bias: `{token: bias}` for all rows, or ids and values, two tensors `[B, n]` or `[n]`,
+            -1 where there is none. It is added; -inf bans.
+        repetition_penalty: for tokens of prompt and output: `x * r` where x is negative, else
+            `x / r`.
+        frequency_penalty: for tokens of the output, with `presence_penalty` p:
+            `x -= f * count + p`.
+        presence_penalty: the p of that.
+        dry_multiplier: DRY: where drawing a token would make the text repeat the L tokens before
+            it, and L is at least the allowed length: `x -= multiplier * base ** (L - allowed)`.
+        dry_base: the base of that power; None: 1.75.
+        dry_allowed_length: shorter repetitions cost nothing; None: 2.
+        dry_range: only so many of the last tokens of prompt and output count; None: all.
+        dry_breakers: ids of tokens that no repeated sequence holds.
+        min_tokens: the `stop_ids` are banned while the output has fewer tokens, as the history
+            counts, or `step` where there is none.
+        stop_ids: the ids of that.
+        history: the tokens so far, a `History`.
+        prompt_ids: the prompt instead of a history; int64 or int32 `[B, L]`, -1 where there is no
+            token. It is sorted at each call; a `History` sorts once.
+        output_ids: beside it what has been generated, in the same form.
     """
 
     allowed: torch.Tensor | None = None

@@ -55,11 +55,11 @@ def patch(model: Model) -> Model:
     `custom_generate` of their own, go on as before. Patching twice is patching once; deep copies
     and pickles are unpatched. `generate` takes more arguments:
 
-        seed, generator: as `fused_generate` takes them. Where the model calls `generate` more than
-            once in a call, as for a long recording, the draws go on from one to the next.
-        temperature and filters: also tensors, with one value a prompt or one a returned row; also
-            those that transformers does not know. A generation config may hold these as well.
-        logit_bias, frequency_penalty, presence_penalty, DRY: as `fused_generate` takes them.
+    - `seed`, `generator`: as `fused_generate` takes them. Where the model calls `generate` more
+      than once in a call, as for a long recording, the draws go on from one to the next.
+    - Temperature and filters: also tensors, with one value a prompt or one a returned row; also
+      those that transformers does not know. A generation config may hold these as well.
+    - `logit_bias`, `frequency_penalty`, `presence_penalty`, DRY: as `fused_generate` takes them.
 
     Raises TypeError for what holds no Hugging Face `generate`, ValueError for a model that draws
     tokens in a loop of its own.
