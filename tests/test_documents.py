@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```([^\s`]*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INCLUDE = re.compile(r"^```\{include\} (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXCERPT = re.compile(r"# ([\w/]+\.py)\n")
 RUN_ELSEWHERE = ["worked-examples.md"]  # tests/contract/test_worked_examples.py
 # Run: python and pycon. Looked at: console (commands and options), py and sh. Sphinx: the rest.
@@ -44,12 +45,14 @@ def is_excerpt(text):
 def code_of(page):
     """What of a page is run, in its order: statements, and prompts with what they print."""
     found = BLOCK.findall(page.read_text())
-    return [block for block in found if block[0] in ("python", "pycon") and not is_excerpt(block[1])]
+    return [
+        block for block in found if block[0] in ("python", "pycon") and not is_excerpt(block[1])
+    ]
 
 
 @pytest.fixture
 def names(folder):
-    """What pages use without a word: torch, some logits, and a model with its tokenizer and inputs."""
+    """What pages use without a word: torch, logits, a model with its tokenizer and inputs."""
     transformers = pytest.importorskip("transformers")
     names = {name: getattr(transformers, name) for name in dir(transformers) if "Warper" in name}
     names |= {"torch": torch, "logits": torch.randn(3, 257), "ids": torch.zeros(3, 1).long()}
@@ -112,6 +115,23 @@ def test_an_excerpt_is_what_the_file_holds(page):
     for text in blocks(page, "python"):
         if path := EXCERPT.match(text):
             assert text[path.end() :].strip("\n") in (ROOT / path[1]).read_text(), path[1]
+
+
+def test_what_a_page_includes_is_there():
+    """`make docs` says so too; here it is said where a heading of the README is changed."""
+    included = [(page, *found) for page in PAGES for found in INCLUDE.findall(page.read_text())]
+    assert len(included) >= 6
+    for page, source, options in included:
+        lines = (page.parent / source).read_text().split("\n")
+        marks = re.findall(r':(?:start-after|end-before): "(.*?)(?:\\n)?"$', options, re.MULTILINE)
+        assert [lines.count(mark) for mark in marks] == [1] * len(marks), (page.name, marks)
+
+
+def test_every_page_is_in_a_list():
+    index = ROOT / "docs" / "index.md"
+    listed = [line for text in blocks(index, "{toctree}") for line in text.split("\n")]
+    pages = {page.stem for page in index.parent.glob("*.md")} - {"index"}
+    assert pages == {line for line in listed if line and not line.startswith(":")}
 
 
 def test_commands_are_there():
