@@ -47,8 +47,10 @@ lint: setup
 
 check: lint test
 
-# The documentation as a site, in build/docs. A warning is an error; nothing is fetched.
+# The documentation as a site, in build/docs. A warning is an error, and one of an earlier build comes
+# again, as nothing is kept; nothing is fetched.
 docs: .venv/docs
+	rm -rf build/docs
 	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 	@echo "Open build/docs/index.html"
 
