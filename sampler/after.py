@@ -8,11 +8,13 @@ any token, to the bit: `log_probability` of its logit. Each request costs launch
 from __future__ import annotations
 
 import numbers
+import operator
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
+from .contract.draws import check_flag
 from .contract.mass import LN_2, LOG2_E
 from .contract.reference import BlockTable
 from .edits import bitmask
@@ -44,9 +46,16 @@ class Asked(NamedTuple):
 NOTHING_MORE = Asked()
 
 
+def wants_more(asked: Asked) -> bool:
+    """Whether there is anything among them, right or wrong."""
+    return not all(map(operator.is_, asked, NOTHING_MORE))
+
+
 def check_asked(asked: Asked, return_info: bool, batch: int, vocab: int) -> None:
     """Raise TypeError or ValueError for a request that is none, or that nobody would see."""
-    if not return_info and asked != NOTHING_MORE:
+    if not wants_more(asked):
+        return
+    if not return_info:
         raise ValueError(f"{asked.first()} adds to what return_info=True returns; pass both.")
     for name, lowest, off in (("top_logprobs", 0, 0), ("kept_cap", 1, None)):
         value = getattr(asked, name)
@@ -58,9 +67,12 @@ def check_asked(asked: Asked, return_info: bool, batch: int, vocab: int) -> None
             raise ValueError(
                 f"{name} is {value}; pass {lowest} to {vocab}, the size of the vocabulary."
             )
-    if asked.return_kept not in (None, *KEPT_AS):
-        raise ValueError(f'return_kept is {asked.return_kept!r}; pass "ids", "bitmask" or None.')
-    if asked.kept_cap is not None and asked.return_kept != "ids":
+    check_flag("return_ranks", asked.return_ranks)
+    check_flag("return_entropy", asked.return_entropy)
+    how = asked.return_kept
+    if how is not None and (not isinstance(how, str) or how not in KEPT_AS):
+        raise ValueError(f'return_kept is {how!r}; pass "ids", "bitmask" or None.')
+    if asked.kept_cap is not None and how != "ids":
         raise ValueError('kept_cap bounds the ids a row; pass return_kept="ids" with it.')
     if asked.logprob_ids is not None:
         check_ids("logprob_ids", asked.logprob_ids, batch, vocab)

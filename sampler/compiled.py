@@ -14,7 +14,7 @@ import torch
 
 from . import dispatch
 from .after import NOTHING_MORE, Asked
-from .contract.draws import Seed, Step, check_replacement
+from .contract.draws import Seed, Step, check_flag
 from .edits.arguments import Edits
 from .output import SampleOutput
 from .params import PARAMETERS, SamplingParams, check_names, uses_chance
@@ -45,7 +45,7 @@ def sample(
     """`dispatch.sample` as one operator of a graph."""
     if generator is not None:
         raise ValueError("generator cannot be used inside torch.compile; pass seed.")
-    check_replacement(replacement)
+    check_flag("replacement", replacement)
     if asked != NOTHING_MORE or edits is not None or slots is not None:  # the graph breaks here
         outside = torch.compiler.disable(dispatch.sample)
         return outside(

@@ -8,16 +8,16 @@ from typing import Any, Protocol
 import torch
 
 from . import kernels
-from .after import NOTHING_MORE, Asked, check_asked, requested
+from .after import NOTHING_MORE, Asked, check_asked, requested, wants_more
 from .contract import reference
-from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
+from .contract.draws import Draws, Seed, Step, check_flag, resolve_draws
 from .contract.mass import MAX_VOCAB
 from .edits.apply import edited
 from .edits.arguments import Edits
 from .edits.records import NUMBERS
 from .edits.resolve import RowEdits, resolve_edits
 from .output import Drawn, RowState, SampleOutput
-from .params import RowParams, resolve_rows, uses_chance
+from .params import RowParams, check_names, resolve_rows, uses_chance
 from .slots import Slots, resolve_slots
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -112,14 +112,15 @@ def sample(
 ) -> torch.Tensor | SampleOutput:
     """`api.sample`, outside of a compiled graph."""
     x = check_logits(logits)
+    check_flag("return_info", return_info)
+    check_flag("validate", validate)
     if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         _check_capture(seed, step, generator, validate)
     implementation, x = _serve(backend, x)
     lines = _lines(slots, (seed, step), edits, x, validate, parameters)
     rows = resolve_rows(x, validate, slots=lines, **parameters)
     batch, vocab = x.shape
-    if asked != NOTHING_MORE:
-        check_asked(asked, return_info, batch, vocab)
+    check_asked(asked, return_info, batch, vocab)
     draws = resolve_draws(
         seed, step, num_samples, generator, batch, x.device, validate, replacement, lines
     )
@@ -134,13 +135,18 @@ def sample(
     if not return_info:
         return _as_asked("tokens", drawn.tokens, logits, num_samples)
     fields = {name: value for name, value in drawn._asdict().items() if name != "state"}
-    if asked != NOTHING_MORE:
+    if wants_more(asked):
         fields |= requested(edited(x, own), x, rows.to(x.device), drawn, asked)
     return SampleOutput(**{n: _as_asked(n, v, logits, num_samples) for n, v in fields.items()})
 
 
 def settle(
-    x: torch.Tensor, values: dict[str, Any], draws: Draws, edits: Edits | None, backend: str
+    x: torch.Tensor,
+    values: dict[str, Any],
+    draws: Draws,
+    edits: Edits | None,
+    step: Step,
+    backend: str,
 ) -> tuple[Drawn, torch.Tensor, torch.Tensor, RowParams]:
     """What rows [B, V] are drawn from, of a draw that nobody looks at.
 
@@ -148,7 +154,7 @@ def settle(
     """
     implementation, served = _serve(backend, x)
     rows = resolve_rows(served, **values)
-    own = None if edits is None else resolve_edits(edits, served, 0, validate=True)
+    own = None if edits is None else resolve_edits(edits, served, step, validate=True)
     drawn = implementation.sample(served, rows, draws, True, own)
     raise_invalid(served, drawn.tokens[:, 0] < 0, edits=own)
     return drawn, edited(served, own), served, rows
@@ -166,6 +172,7 @@ def _lines(
     if slots is None:
         return None
     params = parameters.get("params")
+    check_names(params, {n: v for n, v in parameters.items() if n != "params"})
     values = [*words, *(vars(params) if params is not None else parameters).values()]
     values += [] if edits is None else [getattr(edits, name) for name in NUMBERS]
     return resolve_slots(slots, values, x, validate)
@@ -184,6 +191,7 @@ def _as_asked(
 
 def softmax(logits: torch.Tensor, backend: str, validate: bool, **parameters: Any) -> torch.Tensor:
     """`api.softmax`, outside of a compiled graph."""
+    check_flag("validate", validate)
     implementation, x = _serve(backend, check_logits(logits))
     rows = resolve_rows(x, validate, **parameters)
     return _whole_rows(logits, x, implementation.softmax(x, rows), validate, None)
@@ -200,12 +208,13 @@ def mask_logits(
     **parameters: Any,
 ) -> torch.Tensor:
     """`api.mask_logits`, outside of a compiled graph."""
+    check_flag("validate", validate)
     implementation, x = _serve(backend, check_logits(logits))
     lines = _lines(slots, (seed, step), edits, x, validate, parameters)
     rows = resolve_rows(x, validate, slots=lines, **parameters)
-    draws = NO_DRAWS
-    if seed is not None or uses_chance(**parameters):
-        draws = resolve_draws(seed, step, 1, None, len(x), x.device, validate, slots=lines)
+    if seed is None and not uses_chance(**parameters):
+        seed = 0  # nobody asks for it, so the generator stays where it is
+    draws = resolve_draws(seed, step, 1, None, len(x), x.device, validate, slots=lines)
     own = None if edits is None else resolve_edits(edits, x, step, validate, lines)
     masked = implementation.mask_logits(x, rows, draws, own)
     return _whole_rows(logits, x, masked, validate, own)

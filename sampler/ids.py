@@ -1,4 +1,4 @@
-"""Token ids that are given: the errors that name what is wrong with them."""
+"""Tensors and token ids that are given: the errors that name what is wrong with them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 import torch
 
 
+def check_plain(name: str, values: torch.Tensor) -> None:
+    """Raise TypeError for a tensor that holds no values, or not one after another."""
+    if values.layout is not torch.strided:
+        raise TypeError(f"{name} has layout {values.layout}; pass {name}.to_dense().")
+    if values.is_meta:
+        raise TypeError(f'{name} is on device "meta", which holds no values; pass one that does.')
+
+
 def check_kind_of_ids(name: str, ids: Any) -> None:
     """Raise TypeError where this is no tensor of integers."""
     if not isinstance(ids, torch.Tensor) or ids.dtype not in (torch.int64, torch.int32):
         found = ids.dtype if isinstance(ids, torch.Tensor) else repr(ids)
         raise TypeError(f"{name} must be an int64 or int32 tensor of token ids, got {found}.")
+    check_plain(name, ids)
 
 
 def check_ids(name: str, ids: Any, batch: int, vocab: int, validate: bool = True) -> None:

@@ -16,6 +16,7 @@ from .edits.arguments import EDITS
 from .edits.records import NUMBERS
 from .filters import FILTERS, Axis
 from .filters import Parameter as Record
+from .ids import check_plain
 from .slots import Slots
 
 GREEDY_BELOW = 9.999999747378752e-06  # 1e-5 in fp32, so that every precision agrees
@@ -207,7 +208,8 @@ def resolve_rows(
     check_names(params, values)
     if params is not None:
         values = {**vars(params)}
-    if all(value is None or isinstance(value, (int, float)) for value in values.values()):
+    # With slots they are tables, of as many lines as those of seeds and steps.
+    if slots is None and all(v is None or isinstance(v, (int, float)) for v in values.values()):
         rows = _number_rows(batch, vocab, **values)
         if type(rows.c) is not torch.Tensor:  # of a mode for fake tensors: not to be kept
             _number_rows.cache_clear()
@@ -291,11 +293,11 @@ def _build_rows(params: SamplingParams, batch: int, vocab: int, device: torch.de
     threshold, asked = beside(filters["xtc_threshold"], chance)
     filters["xtc_threshold"] = threshold.masked_fill(asked == 0, torch.inf)
     columns = {name: column.expand(batch) for name, column in filters.items()}
-    c = seen = c.expand(batch)
+    own = seen = c.expand(batch)
     if is_on(TEMPERATURE_LAST.name, params.temperature_last):
-        last, own = beside(values_of(TEMPERATURE_LAST), c)
-        seen = torch.where(last, torch.full_like(own, LOG2_E), own)
-    return RowParams(temperature.expand(batch), c, seen, chance.expand(batch), columns)
+        last, c = beside(values_of(TEMPERATURE_LAST), c)
+        seen = torch.where(last, torch.full_like(c, LOG2_E), c).expand(batch)
+    return RowParams(temperature.expand(batch), own, seen, chance.expand(batch), columns)
 
 
 def check_number(name: str, value: object, where: str = "") -> None:
@@ -319,6 +321,7 @@ def check_tensor(name: str, value: torch.Tensor, batch: int, validate: bool) -> 
     if not fits:
         wanted = {int: "an integer", bool: "a bool"}.get(record.kind, "a floating-point")
         raise TypeError(f"{name} must be {wanted} tensor, got {value.dtype}; convert it first.")
+    check_plain(name, value)
     if value.shape not in ((), (1,), (batch,)):
         raise ValueError(
             f"{name} has shape {list(value.shape)} but logits have {batch} rows; "

@@ -13,7 +13,7 @@ import torch
 
 from . import dispatch
 from .after import in_parts, log_probabilities, raw_log_probabilities
-from .contract.draws import NO_DRAWS, Draws, Seed, Step, resolve_draws
+from .contract.draws import Draws, Seed, Step, resolve_draws
 from .contract.mass import LOG2_E
 from .contract.reference import BlockTable
 from .edits import bitmask
@@ -65,8 +65,8 @@ def replay(
         temperature, params, filters: as in `sample`; a `[B]` tensor has a value for each sequence.
         kept: the set to be drawn from, in place of all filters: a bitmask int32 `[..., ceil(V/32)]`
             as `return_kept="bitmask"` gives it, or bool `[..., V]`.
-        seed, step: those of the draws, where XTC applies by chance; of sequences the step of the
-            first position.
+        seed, step: those of the draws, where XTC applies by chance or `min_tokens` counts without
+            a history; of sequences the step of the first position.
         backend: as in `sample`; with `kept` the textbook's arithmetic, on the device of the logits.
         edits: as in `sample`, among the filters; those of one step, so not for whole sequences.
 
@@ -98,7 +98,7 @@ def replay(
     parts = []
     for b, part in enumerate(_sequences(logits, tokens, kept, given, seed, step)):
         try:
-            parts.append(_rows(part, edits, backend))
+            parts.append(_rows(part, edits, step, backend))
         except ValueError as error:
             if logits.dim() < 3:
                 raise
@@ -152,11 +152,9 @@ def _sequences(
 ) -> Iterator[Part]:
     """The batch as one part, or each sequence as a part of its own."""
     batch = 1 if logits.dim() == 1 else len(logits)
-    draws = NO_DRAWS
-    if uses_chance(**values):
-        if seed is None:
-            raise ValueError("xtc_probability leaves to chance what is kept; pass seed and step.")
-        draws = resolve_draws(seed, step, 1, None, batch, logits.device)
+    if seed is None and uses_chance(**values):
+        raise ValueError("xtc_probability leaves to chance what is kept; pass seed and step.")
+    draws = resolve_draws(0 if seed is None else seed, step, 1, None, batch, logits.device)
     if logits.dim() < 3:
         chosen = None if kept is None else kept.reshape(batch, -1)
         yield Part(logits.reshape(batch, -1), tokens.reshape(-1), chosen, values, draws)
@@ -164,11 +162,9 @@ def _sequences(
     places = torch.arange(logits.shape[1], device=logits.device)
     for b, (x, own) in enumerate(zip(logits, tokens, strict=True)):
         mine = {name: _of_sequence(value, b, batch) for name, value in values.items()}
-        drawn = draws
-        if draws is not NO_DRAWS:
-            seed_b, first = (_of_sequence(word, b, batch) for word in draws[:2])
-            stream = b if draws.stream is None else draws.stream
-            drawn = Draws(seed_b, places + first, stream, 1)
+        seed_b, first = (_of_sequence(word, b, batch) for word in draws[:2])
+        stream = b if draws.stream is None else draws.stream
+        drawn = Draws(seed_b, places + first, stream, 1)
         yield Part(x, own, None if kept is None else kept[b], mine, drawn)
 
 
@@ -179,13 +175,15 @@ def _of_sequence(value: Any, b: int, batch: int) -> Any:
     return value
 
 
-def _rows(part: Part, edits: Edits | None, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both logarithms, fp32 [n]."""
+def _rows(
+    part: Part, edits: Edits | None, step: Step, backend: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both logarithms, fp32 [n]; `step` matters to edits, which sequences have none of."""
     x = dispatch.check_logits(part.logits)
     ids = part.tokens[:, None].to(x.device)
     check_ids("tokens", ids, len(x), x.shape[-1])
     if part.kept is None:
-        drawn, x, raw_x, rows = dispatch.settle(x, part.values, part.draws, edits, backend)
+        drawn, x, raw_x, rows = dispatch.settle(x, part.values, part.draws, edits, step, backend)
         ids = ids.to(x.device)
         own, raw = log_probabilities(ids, x, rows, drawn), raw_log_probabilities(ids, raw_x, drawn)
         return own[:, 0], raw[:, 0]

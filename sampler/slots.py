@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .ids import check_plain
+
 
 class Slots(NamedTuple):
     """Which line of the tables each row has."""
@@ -26,6 +28,7 @@ def resolve_slots(
     if not isinstance(slots, torch.Tensor) or slots.dtype not in (torch.int32, torch.int64):
         found = slots.dtype if isinstance(slots, torch.Tensor) else repr(slots)
         raise TypeError(f"slots must be an int32 tensor of line numbers, got {found}.")
+    check_plain("slots", slots)
     if slots.shape != (batch,):
         raise ValueError(
             f"slots have shape {list(slots.shape)} but logits have {batch} rows; pass [{batch}]."

@@ -246,6 +246,7 @@ class TestReplay:
                 "kept stands for all filters; leave top_k out",
             ),
             ({"xtc_probability": 0.5}, ValueError, "pass seed and step"),
+            ({"step": 0.5}, TypeError, r"step must be an integer.*0\.5"),
             ({"top_q": 0.5}, TypeError, "no argument 'top_q'"),
             ({"top_p": torch.tensor([0.5, 2.0])}, ValueError, r"top_p has shape \[2\]"),
         ],

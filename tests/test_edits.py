@@ -225,6 +225,14 @@ def test_replay_gives_the_same(kind):
     assert torch.equal(replayed.raw_logprobs, drawn.raw_logprobs)
 
 
+def test_replay_counts_min_tokens_by_step():
+    logits, stop = torch.zeros(2, 8), {"min_tokens": 3, "stop_ids": [1, 2]}
+    for step in (2, torch.tensor([2, 3]), 3):
+        drawn = sample(logits, seed=1, step=step, return_info=True, **stop)
+        replayed = replay(logits, drawn.tokens, step=step, **stop)
+        assert torch.equal(replayed.logprobs, drawn.logprobs)
+
+
 @pytest.mark.parametrize("breakers", [[], [2], [0, 1]], ids=str)
 @pytest.mark.parametrize("window", [0, 1, 7, 1000])
 def test_dry_by_its_definition(window, breakers):
@@ -347,6 +355,10 @@ IDS = torch.tensor([[1, 2], [3, 4]])
         ({"dry_multiplier": 1.0, "dry_breakers": [40], "history": "both"}, "dry_breakers holds"),
         ({"dry_multiplier": 1.0, "dry_breakers": [0.5], "history": "both"}, "must be token ids"),
         ({"min_tokens": 2}, "min_tokens bans stop_ids"),
+        ({"min_tokens": 2, "stop_ids": 3}, "stop_ids must be token ids, got 3"),
+        ({"min_tokens": 2, "stop_ids": [3], "step": "a"}, "step must be an integer"),
+        ({"presence_penalty": 1.0, "output_ids": [1, 2]}, r"output_ids must be .*, got \[1, 2\]"),
+        ({"allowed": torch.ones(2, 40).bool().to_sparse()}, r"pass allowed\.to_dense\(\)"),
         ({"min_tokens": 2, "stop_ids": [40]}, "stop_ids holds 40"),
         ({"presence_penalty": 1.0, "history": IDS}, "history must be a History"),
         ({"presence_penalty": 1.0, "history": history([1])}, "history has 1 rows"),

@@ -76,6 +76,14 @@ ARGUMENTS = [
     ({"num_samples": 2.0}, TypeError, "num_samples must be an integer"),
     ({"temperature": [0.5, 0.7]}, TypeError, r"temperature must be a number.*\[0\.5, 0\.7\]"),
     ({"generator": 5}, TypeError, "generator must be a torch.Generator, got 5"),
+    ({"temperature": torch.ones(2, device="meta")}, TypeError, 'temperature is on device "meta"'),
+    ({"top_k": torch.tensor([1, 2]).to_sparse()}, TypeError, r"top_k\.to_dense\(\)"),
+    ({"seed": torch.tensor([1, 2], device="meta")}, TypeError, 'seed is on device "meta"'),
+    ({"validate": np.ones(2)}, TypeError, r"validate must be True or False, got array"),
+    ({"return_info": 1}, TypeError, "return_info must be True or False, got 1"),
+    ({"return_info": True, "top_logprobs": torch.ones(2)}, TypeError, "top_logprobs must be an i"),
+    ({"return_info": True, "return_ranks": "yes"}, TypeError, "return_ranks must be True or False"),
+    ({"return_info": True, "return_kept": np.ones(2)}, ValueError, "return_kept is array"),
     ({"backend": "cuda"}, ValueError, "backend is 'cuda'; choose"),
 ]
 

@@ -65,6 +65,22 @@ def test_numbers_and_tables_of_one_line(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_parameters_as_numbers_beside_tables_of_seeds(rows, backend):
+    logits, slots = logits_of("random", rows, 300), torch.tensor([5, 3], dtype=torch.int32)[:rows]
+    call = {"temperature": 1.7, "temperature_last": True, "top_k": 9, "backend": backend}
+    for name in ("seed", "step"):
+        table = {"seed": 3, name: WORDS[name]}
+        ours = sample(logits, slots=slots, num_samples=9, **call, **table)
+        expected = sample(
+            logits, num_samples=9, **call, **{**table, name: WORDS[name][slots.long()]}
+        )
+        assert torch.equal(ours, expected)
+        masked = mask_logits(logits, slots=slots, **call, **table)
+        assert torch.equal(masked, mask_logits(logits, **call))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_number_beyond_the_table_is_the_nearest_where_nothing_is_checked(backend):
     logits = logits_of("random", 2, 300)
     call = {"top_k": torch.tensor([1, 50]), "seed": torch.tensor([1, 2]), "backend": backend}
@@ -78,6 +94,7 @@ def test_a_number_beyond_the_table_is_the_nearest_where_nothing_is_checked(backe
     [
         ({"slots": [0, 1]}, "slots must be an int32 tensor"),
         ({"slots": torch.zeros(2)}, "slots must be an int32 tensor"),
+        ({"slots": torch.eye(2).int().to_sparse()}, r"slots\.to_dense\(\)"),
         ({"slots": torch.zeros(3).int()}, r"slots have shape \[3\] but logits have 2 rows"),
         ({"slots": torch.tensor([0, 6])}, "slots is 6 in row 1, but the tables have 6 lines"),
         ({"slots": torch.tensor([-1, 0])}, "slots is -1 in row 0"),
@@ -90,6 +107,11 @@ def test_wrong_slots_are_named(call, told):
     for run in (sample, mask_logits):
         with pytest.raises((TypeError, ValueError), match=told):
             run(torch.zeros(2, 40), **{"top_k": TABLES["top_k"], **call})
+
+
+def test_wrong_params_are_named():
+    with pytest.raises(TypeError, match="params must be SamplingParams, got 5"):
+        sample(torch.zeros(2, 40), params=5, slots=torch.tensor([0, 1]))
 
 
 def test_in_a_compiled_graph():

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..ids import check_plain
 from ..slots import Slots
 from .philox import multiply_high, random_bits, random_words
 
@@ -95,7 +96,7 @@ def resolve_draws(
     """
     batch = batch if slots is None else slots.size
     check_num_samples(num_samples)
-    check_replacement(replacement)
+    check_flag("replacement", replacement)
     check_generator(seed, generator)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
@@ -143,10 +144,10 @@ def check_num_samples(num_samples: int) -> None:
         raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
 
 
-def check_replacement(replacement: bool) -> None:
+def check_flag(name: str, value: bool) -> None:
     """Raise where this is neither True nor False."""
-    if not isinstance(replacement, bool):
-        raise TypeError(f"replacement must be True or False, got {replacement!r}.")
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
 
 
 def _is_integer(value: object) -> bool:
@@ -169,6 +170,7 @@ def _int64(
         return signed_word(name, value, lowest)
     if value.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an int64 tensor, got {value.dtype}; convert it first.")
+    check_plain(name, value)
     if value.shape not in ((), (1,), (batch,)):
         raise ValueError(
             f"{name} has shape {list(value.shape)} but logits have {batch} rows; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -109,7 +109,8 @@ def ids_by_row(name: str, ids: Any, logits: torch.Tensor, validate: bool) -> tor
 def _checked(name: str, ids: Any, batch: int, vocab: int, validate: bool) -> torch.Tensor:
     """int64 [1 or B, n], where they are."""
     if not isinstance(ids, torch.Tensor):
-        if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        listed = isinstance(ids, Iterable)
+        if not listed or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
             raise TypeError(f"{name} must be token ids, got {ids!r}.")
         ids = torch.tensor(list(ids), dtype=torch.int64, device="cpu")
     check_ids(name, ids, batch, vocab, validate)

@@ -9,7 +9,7 @@ import torch
 
 from ..contract.draws import Step
 from ..filters import Parameter
-from ..ids import check_range_of_ids
+from ..ids import check_kind_of_ids, check_plain, check_range_of_ids
 from ..params import check_number, check_tensor, column_of, is_on
 from ..slots import Slots
 from . import bitmask, records
@@ -130,6 +130,7 @@ def _allowed(allowed: Any, logits: torch.Tensor) -> torch.Tensor:
             f"allowed must be an int32 tensor of bits or a bool tensor, got {found}; a grammar "
             "engine's bitmask is int32 already."
         )
+    check_plain("allowed", allowed)
     width = kinds[allowed.dtype]
     if allowed.shape not in ((width,), (1, width), (batch, width)):
         wanted = "[B, V]" if allowed.dtype == torch.bool else "[B, ceil(V / 32)]"
@@ -155,6 +156,7 @@ def _history(edits: Edits, batch: int) -> History | None:
     else:
         prompt = edits.prompt_ids
         if prompt is None:
+            check_kind_of_ids("output_ids", edits.output_ids)
             assert edits.output_ids is not None
             prompt = edits.output_ids[..., :0]
         history = History(prompt, edits.output_ids)
