@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,15 @@ from triton.runtime import interpreter
 
 
 def quicken() -> None:
+    """Leave out what the interpreter does again and again to no effect."""
+    _patch_once_a_launch()
+    _keep_dtypes()
+    # It works out whether each int32 operation overflows, for an assertion that is off by default.
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, sanitize_overflow=False)
+
+
+def _patch_once_a_launch() -> None:
     """Let a launch patch `triton.language` once, not at every call of a device function.
 
     The interpreter patches whatever language modules a function sees, each time it is called; what
@@ -35,3 +45,17 @@ def quicken() -> None:
 
     interpreter.GridExecutor.__call__ = launch_afresh
     interpreter._patch_lang = patch_once
+
+
+def _keep_dtypes() -> None:
+    """Look up the NumPy dtype of a Triton dtype, instead of making a table of all each time."""
+    find = interpreter._get_np_dtype
+    known: dict[str, Any] = {}
+
+    def look_up(dtype: Any) -> Any:
+        name = dtype.scalar.name
+        if name not in known:
+            known[name] = find(dtype)
+        return known[name]
+
+    interpreter._get_np_dtype = look_up
