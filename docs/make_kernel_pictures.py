@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fused_sampler import mask_logits, sample
 from fused_sampler.benchmarks.cases import REAL_VOCAB, make_logits
-from fused_sampler.contract.mass import BEST_MASS, BEST_WEIGHT, BLOCK, LOG2_E
+from fused_sampler.contract.mass import BEST_MASS, BLOCK, LOG2_E
 from fused_sampler.contract.philox import multiply_high, random_bits
 from fused_sampler.contract.reference import BlockTable
 from fused_sampler.models.load import load_model
@@ -20,6 +20,7 @@ from fused_sampler.views.figures import INK, PLAIN, colours, save, style
 FOLDER = Path(__file__).with_name("kernels")
 TEMPERATURE, TOP_P, TOP_K, SEED = 0.8, 0.8, 50, 5
 BLUE, RED, _ = colours(3)
+BEST_WEIGHT = 2**30  # of a block's best token
 WIDTH = 8.4
 
 
