@@ -58,7 +58,7 @@ docs: .venv/docs
 	$(BIN)/pip install -q -e '.[docs]'
 	touch $@
 
-# Every variant of the kernels, compiled for every target; `make test` has all for two of them.
+# Every variant of the kernels, compiled for the targets that `make test` leaves out: it has two.
 test-targets: setup
 	$(BIN)/pytest -n 2 -m slow tests/kernels/gpu/test_compile.py
 

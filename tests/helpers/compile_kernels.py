@@ -1,8 +1,9 @@
 """Compile the kernels as the launchers call them and print, in JSON, what the machine code holds.
 
-    python compile_kernels.py TARGET (few | all | fused)
+    python compile_kernels.py TARGET (all | fused)
 
-TARGET: sm_90, gfx942, ...; no GPU is needed. fused: fused multiply-add on, which it must not be.
+TARGET: sm_90, gfx942, ...; no GPU is needed. all: every variant. fused: one call, with fused
+multiply-add on, which it must not be.
 """
 
 from __future__ import annotations
@@ -62,17 +63,19 @@ class Case(NamedTuple):
 
 
 BF16, FP16 = torch.bfloat16, torch.float16
+FUSED = [Case(info=True, per_row=True, top_k=0)]
 WRITES = [
     Case("softmax", only="_write_kernel"),
     Case("mask_logits", BF16, per_row=True, only="_write_kernel"),
 ]
-FUSED = [Case(info=True, per_row=True, top_k=0)]
 EVERY = Case(info=True, per_row=True, every=True, top_k=0)
 EDITED = Case(info=True, edited=True)
 WIDE = Case(dtype=BF16, vocab=262_144)  # two blocks a group
-FEW = [*FUSED, WIDE, WIDE._replace(replacement=False, only="_draw_kernel"), *WRITES]
 ALL = [
-    *FEW,
+    *FUSED,
+    WIDE,
+    WIDE._replace(replacement=False, only="_draw_kernel"),
+    *WRITES,
     EVERY,
     EDITED,
     WIDE._replace(per_row=True, slots=True, edited=True, top_k=0),
@@ -298,7 +301,7 @@ if __name__ == "__main__":
         target = GPUTarget("cuda", int(name[3:]), 32)
     else:
         target = GPUTarget("hip", name, 64 if name.startswith("gfx9") else 32)
-    cases = {"few": FEW, "all": ALL, "fused": FUSED}[what]
+    cases = {"all": ALL, "fused": FUSED}[what]
     if what == "all" and target.backend == "hip":
         cases = [*cases, LARGE]
     print(json.dumps([r for case in cases for r in machine_code(case, target, what == "fused")]))

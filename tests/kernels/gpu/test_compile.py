@@ -15,15 +15,8 @@ from typing import Any
 
 import pytest
 
-TARGETS = {  # two thoroughly, the others with a few variants that cover the kernels' branches
-    "sm_90": "all",
-    "gfx942": "all",
-    "sm_80": "few",
-    "sm_100": "few",
-    "sm_120": "few",
-    "gfx90a": "few",
-    "gfx1100": "few",
-}
+TARGETS = ["sm_90", "gfx942"]
+OTHERS = ["sm_80", "sm_100", "sm_120", "gfx90a", "gfx1100"]
 # Of a thread that selects, one of 256: NVIDIA's processor has 65,536. CDNA could hold two such
 # programs, and a thread of RDNA 3 cannot have more.
 REGISTERS = 256
@@ -63,18 +56,11 @@ def of(records: list[dict[str, Any]], *kernels: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target", [*TARGETS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_machine_code(target, tmp_path):
-    check(target, compiled(target, TARGETS[target], tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", [name for name, what in TARGETS.items() if what == "few"])
-def test_machine_code_of_every_variant(target, tmp_path):
-    check(target, compiled(target, "all", tmp_path))
-
-
-def check(target: str, records: list[dict[str, Any]]) -> None:
+    records = compiled(target, "all", tmp_path)
     assert [r for r in records if r["stack"] or r["spills"]] == []
 
     draws = of(records, "draw")
@@ -110,7 +96,7 @@ def check(target: str, records: list[dict[str, Any]]) -> None:
         assert all(r["fences"] > 0 for r in ordered)
 
 
-@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_fused_multiply_adds_would_be_seen(target, tmp_path):
     records = compiled(target, "fused", tmp_path)
     for record in of(records, "summarize", "bracket", "round", "draw"):
