@@ -6,6 +6,10 @@ import tempfile
 from contextlib import contextmanager
 
 import pytest
+
+pytest.importorskip("selenium", reason="needs Selenium")
+pytest.importorskip("transformers", reason="needs the `hf` extra")
+
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
@@ -119,6 +123,13 @@ class Page:
               mark: parseFloat(row.querySelector(".bar b").style.left),
             }))"""
         )
+
+    def drawn(self):
+        """The ids of the drawn rows."""
+        return [row["id"] for row in self.rows() if row["kind"] == "drawn"]
+
+    def is_open(self, fold="more"):
+        return self.find(fold).get_attribute("open") is not None
 
     def problems(self):
         """What the browser wrote on its console since the last call."""

@@ -5,6 +5,8 @@ import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
 
+import torch
+
 from fused_sampler.explorer.server import ExploreServer
 from fused_sampler.views.parameters import EXPLORED, LOGIT_BIAS
 from fused_sampler.views.request import Request
@@ -16,6 +18,19 @@ def request_of(prompt=PROMPT, seed=0, edits=None, **sampling):
     return Request(prompt, None, sampling, seed, edits=edits or {})
 
 
+# Of the page that most tests open, and the cells of its rows.
+REQUEST = request_of(temperature=0.8, top_k=40, top_p=0.95, seed=7)
+SAMPLING = REQUEST.sampling
+TOKEN, LOGIT, SCALED, PROBABILITY, DRAWS = range(1, 6)
+
+
+def next_logits(explorer, text, appended=()):
+    """What the model says after the text and these tokens."""
+    ids = explorer.loaded.tokenizer(text).input_ids + list(appended)
+    with torch.no_grad():
+        return explorer.loaded.model(torch.tensor([ids])).logits[0, -1]
+
+
 @contextmanager
 def serving(explorer, request=None):
     """A server of `explorer` on a free port, in a thread."""
@@ -24,7 +39,7 @@ def serving(explorer, request=None):
         arguments = (explorer, request or request_of(), ready.set)
         thread = threading.Thread(target=server.serve, args=arguments)
         thread.start()
-        assert ready.wait(60)
+        assert ready.wait(300)  # kernels may be compiled for its first view
         try:
             yield server
         finally:
