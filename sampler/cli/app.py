@@ -128,7 +128,7 @@ def inspect(
 
 
 @app.command()
-@with_filters(NEXT_EDITS)
+@with_filters(EDITS)
 def explore(
     prompt: Prompt = "The sky is",
     model: Model = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.resources import files
@@ -12,7 +13,7 @@ from .. import __version__
 from ..filters import Parameter
 from ..params import TEMPERATURE
 from ..views.numbers import label
-from ..views.parameters import EXPLORED, LOGIT_BIAS, MORE, OFFERED
+from ..views.parameters import EDITS, LOGIT_BIAS, MORE, OFFERED
 from ..views.request import Request
 from .text import Explorer
 from .view import SAMPLES, TOP, View
@@ -33,7 +34,7 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
             **views[0].table.edits,  # as they apply: the generation config may hold some
             "seed": str(request.seed),  # may need more bits than JavaScript's numbers have
         },
-        "settings": [*map(_control, OFFERED + EXPLORED), _BIAS],
+        "settings": [*map(_control, OFFERED + EDITS), _BIAS],
         "top": TOP,
         "samples": SAMPLES,
         "saved": saved,
@@ -55,9 +56,9 @@ def _control(record: Parameter) -> dict[str, Any]:
 
     What is on or off has no slider, for it is a box to tick.
     """
-    lowest = record.axis.low if record.low > 0 else 0
+    lowest = record.axis.low if record.low else 0
     highest = min(record.axis.high, LONGEST_SLIDER)
-    step = 1 if record.kind is int else highest / 100
+    step = 1 if record.kind is int else _round_step((highest - lowest) / 100)
     slider = {"min": lowest, "max": highest, "step": step}
     return {
         "name": record.name,
@@ -65,9 +66,15 @@ def _control(record: Parameter) -> dict[str, Any]:
         "hint": _hint(record),
         "kind": record.kind.__name__,
         "off": record.off,
-        "folded": "edits" if record in EXPLORED else "more" if record in MORE else None,
+        "folded": "edits" if record in EDITS else "more" if record in MORE else None,
         "slider": None if record.kind is bool else slider,
     }
+
+
+def _round_step(least: float) -> float:
+    """The next of 1, 2, 5, 10 and so on, with which a slider reaches round numbers."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= least * (1 - 1e-9))
 
 
 _BIAS = {

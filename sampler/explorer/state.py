@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..views.numbers import SEED, read_bias, read_parameter
-from ..views.parameters import EXPLORED, LOGIT_BIAS, OFFERED
+from ..views.parameters import EDITS, LOGIT_BIAS, OFFERED
 from ..views.request import FieldError, Request
 from .view import SAMPLES
 
@@ -37,12 +37,11 @@ def read_state(body: bytes, first: Request) -> State:
     if not isinstance(appended, list) or not all(type(token) is int for token in appended):
         raise FieldError(None, f"appended is {appended!r}; give a list of token ids")
     sampling = {r.name: read_parameter(r, str(state.get(r.name))) for r in OFFERED}
-    edits = {r.name: read_parameter(r, str(state.get(r.name))) for r in EXPLORED}
+    edits: dict[str, Any] = {r.name: read_parameter(r, str(state.get(r.name))) for r in EDITS}
     edits[LOGIT_BIAS] = read_bias(str(state.get(LOGIT_BIAS)))
     try:
         seed = SEED.read(str(state.get("seed")))
     except ValueError as error:
         raise FieldError("seed", f"seed: {error}") from error
-    edits = {**first.edits, **edits}
     request = replace(first, prompt=prompt, sampling=sampling, edits=edits, seed=seed)
     return State(request, tuple(appended), SAMPLES if state.get("count") else 0)

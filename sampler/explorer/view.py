@@ -16,6 +16,7 @@ from ..api import mask_logits, sample
 from ..contract.mass import BEST_MASS
 from ..contract.philox import multiply_high, random_bits
 from ..contract.reference import BlockTable
+from ..edits.records import MIN_TOKENS
 from ..filters import FILTERS
 from ..hf import warpers
 from ..models.vocabulary import unspelled_ids
@@ -150,6 +151,7 @@ def _steps(
         ("the tokenizer", spelled),
         ("the model", token.raw > -math.inf),
         ("the generation config", token.logits > -math.inf),
+        (label(MIN_TOKENS.name), token.processed(request) > -math.inf),
         ("the bias", scores > -math.inf),
     ]
     for stage in stages:

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from ..api import mask_logits
-from ..edits.records import REPETITION_PENALTY
 from ..hf import warpers
 from ..models.generation import apply_processors, next_processors
 from ..models.load import LoadedModel
 from ..models.prompt import Prompt, encode_prompt
 from ..models.quiet import quiet_transformers
-from .parameters import LOGIT_BIAS, NEXT_EDITS, is_on
+from .parameters import EDITS, LOGIT_BIAS, TRANSFORMERS, is_on
 from .request import Request
+
+_PROCESSORS = tuple(record for record in EDITS if record.name in TRANSFORMERS)
 
 
 class NextToken:
@@ -55,24 +56,30 @@ class NextToken:
         self.logits = self._processed()
 
     def edits(self, request: Request) -> dict[str, Any]:
-        """All edits of a next token, those that are off too, as they apply to this one."""
-        values: dict[str, Any] = {record.name: record.off for record in NEXT_EDITS}
-        values |= {REPETITION_PENALTY.name: self._own_repetition_penalty, LOGIT_BIAS: {}}
-        return values | {name: v for name, v in request.edits.items() if name in values}
+        """All edits, those that are off too, as they apply to this token."""
+        values: dict[str, Any] = {record.name: record.off for record in EDITS}
+        return values | self._own_edits | {LOGIT_BIAS: {}} | dict(request.edits)
+
+    def processed(self, request: Request) -> torch.Tensor:
+        """`logits` after those of the request's edits that are processors of transformers'.
+
+        They take the place of the generation config's own.
+        """
+        values, own = self.edits(request), self._own_edits
+        changed = (record for record in _PROCESSORS if values[record.name] != own[record.name])
+        given = {TRANSFORMERS[r.name]: r.kind(values[r.name]) for r in changed}
+        return self._processed(**given) if given else self.logits
 
     def edited(self, request: Request) -> torch.Tensor:
         """`logits` after the request's edits, as `generate` has them; unchanged if all are off.
 
-        The repetition penalty is a processor of transformers', so it comes before the others, and
-        takes the place of the generation config's own.
+        Transformers' processors come before the others.
         """
         request.check_vocabulary(len(self.logits))
-        values, logits = self.edits(request), self.logits
-        repetition_penalty = values.pop(REPETITION_PENALTY.name)
-        if repetition_penalty != self._own_repetition_penalty:
-            logits = self._processed(repetition_penalty=float(repetition_penalty))
+        values, logits = self.edits(request), self.processed(request)
         bias = values.pop(LOGIT_BIAS)
-        on = {r.name: values[r.name] for r in NEXT_EDITS if r.name in values and is_on(r, values)}
+        ours = (record for record in EDITS if record not in _PROCESSORS)
+        on = {record.name: values[record.name] for record in ours if is_on(record, values)}
         if not on and not bias:
             return logits
         prompt, output = self.ids.split([self.prompt_tokens, self.step], dim=1)
@@ -81,9 +88,11 @@ class NextToken:
         )
 
     @property
-    def _own_repetition_penalty(self) -> float:
-        own = getattr(self.loaded.model.generation_config, REPETITION_PENALTY.name, None)
-        return REPETITION_PENALTY.off if own is None else own
+    def _own_edits(self) -> dict[str, Any]:
+        """What the model's generation config says of them."""
+        config = self.loaded.model.generation_config
+        own = {r: getattr(config, TRANSFORMERS[r.name], None) for r in _PROCESSORS}
+        return {r.name: r.off if value is None else value for r, value in own.items()}
 
     def _processed(self, **arguments: float) -> torch.Tensor:
         """What the model says after the processors before the temperature, and `arguments`."""

@@ -14,10 +14,10 @@ OFFERED = (*COMMON, *MORE)
 SWEPT = tuple(record for record in OFFERED if record.kind is not bool)
 
 EDITS = tuple(records.NUMBERS.values())
-# The others look at the output, of which a token right after a prompt has none.
+# The others look at the output, of which a token right after a prompt has none. The explorer's text
+# may have some.
 _OF_OUTPUT = (records.FREQUENCY_PENALTY, records.PRESENCE_PENALTY, records.MIN_TOKENS)
 NEXT_EDITS = tuple(record for record in EDITS if record not in _OF_OUTPUT)
-EXPLORED = tuple(record for record in NEXT_EDITS if record is not records.DRY_RANGE)
 LOGIT_BIAS = "logit_bias"  # the one edit that is offered and is no number
 # What transformers has too, and a generation config may hold; and its names there.
 TRANSFORMERS = {

@@ -187,6 +187,18 @@ def test_appended_tokens_are_the_text_that_generate_writes(explorer, folder, cap
     assert text.startswith(PROMPT + "".join(view.pieces))
 
 
+def test_least_tokens_are_named_by_what_they_cut(explorer):
+    tokenizer = explorer.loaded.tokenizer
+    logits = torch.arange(257.0)
+    fixed = Explorer(LoadedModel("fixed", scripted_model(lambda _: logits), tokenizer))
+    request = request_of(edits={"min_tokens": 2})
+    for appended, cut in (((), "min-tokens"), ((40,), "min-tokens"), ((40, 41), None)):
+        rows = {row.id: row for row in fixed.view(request, appended).rows}
+        assert (rows[256].dropped_by, rows[256].logit is None) == (cut, cut is not None)
+        assert rows[256].logit_before == 256.0
+        assert rows[255].dropped_by is None
+
+
 def test_half_a_character_waits_for_its_other_half(explorer):
     tokenizer = explorer.loaded.tokenizer
     appended = (*tokenizer(" é!").input_ids, tokenizer.convert_tokens_to_ids(END))

@@ -6,7 +6,7 @@ from explorer import LOGIT, PROMPT, SCALED
 from selenium.webdriver.common.keys import Keys
 
 from fused_sampler.explorer.view import TOP
-from fused_sampler.views.parameters import COMMON, EXPLORED, MORE, OFFERED, SWEPT
+from fused_sampler.views.parameters import COMMON, EDITS, MORE, OFFERED, SWEPT
 
 
 def test_everything_is_reached_with_the_keyboard(page):
@@ -22,7 +22,7 @@ def test_everything_is_reached_with_the_keyboard(page):
         page.find(name).send_keys(Keys.ENTER)
     page.find("prompt").click()
     unfolded = [*before, *common, "more-name", *_with_sliders(MORE)]
-    unfolded += ["edits-name", *_with_sliders(EXPLORED), "logit_bias", *after]
+    unfolded += ["edits-name", *_with_sliders(EDITS), "logit_bias", *after]
     assert _tabs(page, len(unfolded)) == unfolded
 
 
@@ -88,7 +88,7 @@ def test_every_input_has_a_name(page):
              e.getAttribute("aria-label") || e.labels?.[0]?.textContent || e.textContent)"""
     )
     rows = TOP + 1  # each has the name of a token
-    assert len(names) == 9 + len(OFFERED) + len(SWEPT) + 2 * len(EXPLORED) + rows
+    assert len(names) == 9 + len(OFFERED) + len(SWEPT) + 2 * len(EDITS) + rows
     assert all(names[:-1])  # the last row is empty
 
 

@@ -9,19 +9,20 @@ from selenium.webdriver.common.keys import Keys
 from tiny_model import save_tiny_model
 
 from fused_sampler import mask_logits
+from fused_sampler.explorer.page import LONGEST_SLIDER
 from fused_sampler.explorer.text import Explorer
 from fused_sampler.explorer.view import TOP
 from fused_sampler.models.load import load_model
-from fused_sampler.views.parameters import EXPLORED
+from fused_sampler.views.parameters import EDITS
 
-EDITS = {"repetition_penalty": 1.5, "dry_multiplier": 0.5, "logit_bias": {80: 3.0, 77: -math.inf}}
+GIVEN = {"repetition_penalty": 1.5, "dry_multiplier": 0.5, "logit_bias": {80: 3.0, 77: -math.inf}}
 REPEATED = "qndqndqn"  # its tokens are among the best ones after it
 
 
 @pytest.fixture
 def edited(driver, explorer):
     """A page that opens with penalties and bias, and what its table has to show."""
-    request = request_of(REPEATED, edits=EDITS, seed=7)
+    request = request_of(REPEATED, edits=GIVEN, seed=7)
     with serving(explorer, request) as server:
         page = Page(driver, server.url)
         yield page, explorer.view(request)
@@ -80,7 +81,7 @@ def test_edits_that_are_on_open_their_fold(edited):
     page, _ = edited
     assert page.is_open("edits") and not page.is_open()
     assert page.text("edits-name") == "Penalties and bias 3 on"
-    shown = {name: page.find(name).get_attribute("value") for name in (*EDITS, "dry_base")}
+    shown = {name: page.find(name).get_attribute("value") for name in (*GIVEN, "dry_base")}
     assert shown == {
         "repetition_penalty": "1.5",
         "dry_multiplier": "0.5",
@@ -92,13 +93,16 @@ def test_edits_that_are_on_open_their_fold(edited):
     assert not any(_moved(page))
 
 
-@pytest.mark.parametrize("record", EXPLORED, ids=lambda record: record.name)
+@pytest.mark.parametrize("record", EDITS, ids=lambda record: record.name)
 def test_edit_sliders_change_what_the_library_changes(edited, explorer, record):
     page, _ = edited
-    value = record.kind(record.axis.high / 2)
+    page.click("append")  # some look at the output alone
+    output = (explorer.view(request_of(REPEATED, edits=GIVEN, seed=7)).table.drawn_id,)
+    value = record.kind(min(record.axis.high, LONGEST_SLIDER) / 2)
     page.drag(record.name, value)
     assert float(page.find(record.name).get_attribute("value")) == value
-    view = explorer.view(request_of(REPEATED, edits={**EDITS, record.name: value}, seed=7))
+    edits = {**GIVEN, record.name: value}
+    view = explorer.view(request_of(REPEATED, edits=edits, seed=7), output)
     assert [row["id"] for row in page.rows()] == [row.id for row in view.rows]
     shown = [row["cells"][LOGIT].partition(" ")[0] for row in page.rows()]
     logits = [row.logit for row in view.rows]

@@ -11,7 +11,7 @@ from fused_sampler import sample
 from fused_sampler.explorer.page import saved_page
 from fused_sampler.explorer.view import SAMPLES
 from fused_sampler.params import TEMPERATURE
-from fused_sampler.views.parameters import EXPLORED, SWEPT
+from fused_sampler.views.parameters import EDITS, SWEPT
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_saved_page_says_what_it_holds(driver, saved):
     assert "Run fused-sampler explore" in note
     for name in ("draw", "count", "append", "undo"):
         assert not page.find(name).is_displayed()
-    for record in (*SWEPT, *EXPLORED):
+    for record in (*SWEPT, *EDITS):
         assert page.find(f"{record.name}-slider").is_enabled() == (record is TEMPERATURE)
     assert not any(name.is_enabled() for name in page.all("#rows button"))
     rows = page.rows()

@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 import torch
 
 from fused_sampler.explorer.server import ExploreServer
-from fused_sampler.views.parameters import EXPLORED, LOGIT_BIAS
+from fused_sampler.views.parameters import EDITS, LOGIT_BIAS
 from fused_sampler.views.request import Request
 
 PROMPT = "The sky is"
@@ -60,7 +60,7 @@ def ask(server, method="GET", path="/", body=None, headers=None):
 
 def ask_view(server, headers=None, **state):
     """Status and JSON of a view; numbers as text, as the page sends them."""
-    edits = {record.name: record.off for record in EXPLORED}
+    edits = {record.name: record.off for record in EDITS}
     numbers = {**request_of().sampling, **edits, "seed": 0}
     texts = {name: str(v + 0) for name, v in numbers.items()}  # 0 or 1 for what is on or off
     state = {"prompt": PROMPT, **texts, LOGIT_BIAS: "", **state}

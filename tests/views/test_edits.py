@@ -22,7 +22,7 @@ from fused_sampler.hf import fused_generate
 from fused_sampler.models.load import load_model
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label, read_bias, write_bias
-from fused_sampler.views.parameters import EDITS, EXPLORED, NEXT_EDITS
+from fused_sampler.views.parameters import EDITS, NEXT_EDITS
 from fused_sampler.views.request import FieldError, Request
 
 PROMPT = "qndqndqn"  # repeats itself, and its tokens are among the best ones after it
@@ -293,7 +293,7 @@ def test_number_out_of_range_is_refused_in_the_librarys_words(run, record):
 def test_help_has_a_panel_of_them(command, run):
     _, panel = run(command, "--help").out.split("─ Penalties and bias ─")
     listed = re.findall(r"│ --([a-z-]+)", panel)
-    wanted = EDITS if command == "generate" else NEXT_EDITS
+    wanted = EDITS if command in ("generate", "explore") else NEXT_EDITS
     assert listed == [*(label(record.name) for record in wanted), "logit-bias"]
     assert set(NUMBERS) - {record.name for record in NEXT_EDITS} == {
         "frequency_penalty",
@@ -414,16 +414,15 @@ def test_explorer_names_the_bias_by_what_it_dropped(explorer, token):
 
 
 def test_explorer_reads_them_as_typed(explorer, token):
-    first = request_of(PROMPT, edits={"dry_range": 5})
     typed = {"repetition_penalty": "1.5", "dry_multiplier": "0.25", "logit_bias": "77=3, 67=-inf"}
-    edits = {**REPETITION, **DRY, "dry_range": 5, "logit_bias": {77: 3.0, 67: -math.inf}}
-    with serving(explorer, first) as server:
+    edits = {**REPETITION, **DRY, "logit_bias": {77: 3.0, 67: -math.inf}}
+    with serving(explorer, request_of(PROMPT, edits={"dry_range": 5})) as server:
         status, view = ask_view(server, prompt=PROMPT, **typed)
         assert status == 200
         expected_view = explorer.view(request_of(PROMPT, edits=edits))
         assert view["rows"] == [vars(row) for row in expected_view.rows]
-        assert view["table"]["edits"]["dry_range"] == 5  # which has no input
-        for record in EXPLORED:
+        assert view["table"]["edits"]["dry_range"] == 0  # not as at first
+        for record in EDITS:
             status, answer = ask_view(server, **{record.name: "x"})
             assert (status, answer["field"]) == (400, record.name)
             assert record.remedy in answer["error"]

@@ -24,7 +24,7 @@ from fused_sampler.models.load import load_model
 from fused_sampler.params import PARAMETERS
 from fused_sampler.views.next_token import NextToken
 from fused_sampler.views.numbers import label
-from fused_sampler.views.parameters import COMMON, EXPLORED, MORE, OFFERED, SWEPT
+from fused_sampler.views.parameters import COMMON, EDITS, MORE, OFFERED, SWEPT
 from fused_sampler.views.sweep import sweep
 
 ROOT = Path(fused_sampler.__file__).parent
@@ -156,7 +156,7 @@ def test_page_has_an_input_for_each(explorer):
     request = request_of()
     page = render_page(request, [explorer.view(request)], saved=False)
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    folds = {None: COMMON, "more": MORE, "edits": EXPLORED}
+    folds = {None: COMMON, "more": MORE, "edits": EDITS}
     shown = {record.name: (record, fold) for fold, records in folds.items() for record in records}
     *settings, bias = data["settings"]
     assert [setting["name"] for setting in settings] == list(shown)
