@@ -32,6 +32,7 @@ def main() -> None:
         for name, width, scheme, scale in PICTURES:
             page = Page(driver, server.url, width, 900, scheme)
             page.click("count")
+            page.click("look")
             for _ in range(APPENDED):
                 page.click("append")
             page.run("document.activeElement.blur()")

@@ -16,9 +16,9 @@ from ..views.numbers import label
 from ..views.parameters import EDITS, LOGIT_BIAS, MORE, OFFERED
 from ..views.request import Request
 from .text import Explorer
-from .view import SAMPLES, TOP, View
+from .view import AHEAD, SAMPLES, TOP, View
 
-SCRIPTS = ("source.js", "charts.js", "text.js", "settings.js", "page.js")
+SCRIPTS = ("source.js", "charts.js", "ahead.js", "text.js", "settings.js", "page.js")
 LONGEST_SLIDER = 100  # of a parameter that runs to the size of the vocabulary
 SAVED_TEMPERATURES = [step / 4 for step in range(21)]  # 0 to 5
 
@@ -37,6 +37,7 @@ def render_page(request: Request, views: list[View], saved: bool) -> str:
         "settings": [*map(_control, OFFERED + EDITS), _BIAS],
         "top": TOP,
         "samples": SAMPLES,
+        "ahead": AHEAD,
         "saved": saved,
         "views": [asdict(view) for view in views],
     }
@@ -107,6 +108,7 @@ def saved_page(
     """
     temperatures = sorted({*SAVED_TEMPERATURES, request.temperature})
     views = [
-        explorer.view(request.at(temperature=t), samples=SAMPLES) for t in watched(temperatures)
+        explorer.view(request.at(temperature=t), samples=SAMPLES, ahead=AHEAD)
+        for t in watched(temperatures)
     ]
     return render_page(request, views, saved=True)

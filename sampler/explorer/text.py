@@ -31,8 +31,24 @@ class Explorer:
         self._lock = threading.Lock()
         self._text = lru_cache(_TEXTS)(self._read)
 
-    def view(self, request: Request, appended: tuple[int, ...] = (), samples: int = 0) -> View:
-        """The token after `request.prompt` and `appended`, and the counts of `samples` draws."""
+    def view(
+        self,
+        request: Request,
+        appended: tuple[int, ...] = (),
+        samples: int = 0,
+        ahead: int = 1,
+    ) -> View:
+        """The token after `request.prompt` and `appended`, and the counts of `samples` draws.
+
+        The view holds `ahead` draws: the token's own, and those that follow while the text goes on.
+        """
+        view = self._view(request, appended, samples)
+        while len(view.ahead) < ahead and not view.ahead[-1].last:
+            ids = (*appended, *(draw.id for draw in view.ahead))
+            view.ahead += self._view(request, ids).ahead
+        return view
+
+    def _view(self, request: Request, appended: tuple[int, ...], samples: int = 0) -> View:
         with self._lock:
             text = self._text(request.reading, appended)
             return view_of(text.token, request, text.pieces, samples)

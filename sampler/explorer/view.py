@@ -19,6 +19,8 @@ from ..contract.reference import BlockTable
 from ..edits.records import MIN_TOKENS
 from ..filters import FILTERS
 from ..hf import warpers
+from ..models.generation import is_ended
+from ..models.prompt import fits
 from ..models.vocabulary import unspelled_ids
 from ..params import RECORDS, SamplingParams, resolve_rows
 from ..views.inspect import Candidate, Inspection, inspect_token, spelling
@@ -29,6 +31,7 @@ from ..views.request import Request
 
 TOP = 30  # tokens in the table
 SAMPLES = 1000  # draws that are counted
+AHEAD = 5  # steps that a page looks ahead
 _OFF = asdict(SamplingParams())
 
 
@@ -70,6 +73,21 @@ class Draw:
 
 
 @dataclass
+class Ahead:
+    """A draw of this step, or of a later one after all the tokens before it."""
+
+    step: int
+    id: int
+    token: str
+    label: str
+    kept: int
+    start: float  # the token's part of the step's cumulative bar
+    end: float
+    u: float | None  # the place on that bar; None: nothing is left to chance
+    last: str  # why no token follows; "" where one does
+
+
+@dataclass
 class View:
     """The next token after a prompt and the tokens appended to it."""
 
@@ -81,6 +99,7 @@ class View:
     rows: list[Row]
     others: Others
     draw: Draw | None  # None: greedy, nothing is left to chance
+    ahead: list[Ahead]  # this draw, and those that follow as far as was asked for
 
 
 def view_of(token: NextToken, request: Request, pieces: list[str], samples: int) -> View:
@@ -96,7 +115,14 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
         drawn = cast(torch.Tensor, sample(scores, **seeded, num_samples=samples))
         counts = drawn.bincount(minlength=len(scores)).tolist()
 
-    ends = _cumulative_mass(scores, sampling, request.greedy, kept=steps[-1][1]).tolist()
+    kept_ids, drawn_id = steps[-1][1], cast(int, table.drawn_id)
+    ends = _cumulative_mass(scores, sampling, request.greedy, kept_ids).tolist()
+    left_to_chance = not request.greedy
+    if not ends[-1]:
+        left_to_chance = False
+        ends = [BEST_MASS * (i >= drawn_id) for i in range(len(ends))]
+        table.notes.append("no kept token has mass at this temperature: the best of them is drawn")
+    table.notes += _spared(scores, sampling, draw, kept_ids)
     starts = [0, *ends[:-1]]
     mass = ends[-1]
     rows = [
@@ -117,9 +143,8 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
         observed=None if counts is None else samples - sum(counts[i] for i in kept),
     )
     drawn_by = None
-    if not request.greedy:
+    if left_to_chance:
         high, low = random_bits(request.seed, token.step, 0, 0)
-        drawn_id = cast(int, table.drawn_id)
         drawn_by = Draw(
             u=(high << 32 | low) / 2**64,
             r=str(multiply_high(high, low, mass)),
@@ -130,7 +155,38 @@ def view_of(token: NextToken, request: Request, pieces: list[str], samples: int)
     arguments = [f"{name}={value}" for name, value in seeded.items() if value != _OFF.get(name)]
     drawn_from = "scores" if stages else "edited" if table.edited else "logits"
     call = f"sample({', '.join([drawn_from, *arguments])})"
-    return View(pieces, call, table, rows, others, drawn_by)
+    row = next(row for row in rows if row.drawn)
+    ahead = Ahead(
+        step=token.step,
+        id=row.id,
+        token=row.token,
+        label=row.label,
+        kept=table.kept,
+        start=row.start,
+        end=row.end,
+        u=drawn_by.u if drawn_by else None,
+        last=_last(token, drawn_id),
+    )
+    return View(pieces, call, table, rows, others, drawn_by, [ahead])
+
+
+def _last(token: NextToken, drawn_id: int) -> str:
+    """Why no token could follow the drawn one; "" where one could."""
+    ids = torch.cat([token.ids, token.ids.new_tensor([[drawn_id]])], dim=1)
+    if is_ended(token.loaded, ids):
+        return "the text ends here"
+    return "" if fits(token.loaded, ids.shape[1] + 1) else "the model holds no longer text"
+
+
+def _spared(
+    scores: torch.Tensor, sampling: Mapping[str, Any], draw: Mapping[str, Any], kept: torch.Tensor
+) -> Iterator[str]:
+    """A note for each filter that applies by chance, and would cut more than it does this time."""
+    for filter in FILTERS:
+        if filter.needs and is_on(filter, sampling):
+            always = {**sampling, filter.needs: RECORDS[filter.needs].high}
+            if not torch.equal(mask_logits(scores, **always, **draw) > -math.inf, kept):
+                yield f"{label(filter.name)} would cut more, but chance spares this step"
 
 
 def _steps(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    EosTokenCriteria,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -238,6 +239,18 @@ def stopping_criteria(loaded: LoadedModel, texts: Sequence[str]) -> StoppingCrit
         raise ValueError(
             f"no token of {loaded.name} could end {listed}; give another text to stop at"
         ) from error
+
+
+def is_ended(loaded: LoadedModel, input_ids: torch.Tensor) -> bool:
+    """Whether `generate` would end a text after these ids, int64 [1, S], by what its config says.
+
+    That is by an end token or one of its `stop_strings`; a time limit is left out.
+    """
+    criteria = stopping_criteria(loaded, ())
+    ends = loaded.model.generation_config.eos_token_id
+    if ends is not None:
+        criteria.append(EosTokenCriteria(ends))
+    return bool(criteria(input_ids, None).any())
 
 
 class SpelledOnly(LogitsProcessor):

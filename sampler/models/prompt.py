@@ -35,14 +35,23 @@ def encode_prompt(
         raise ValueError(
             f"the prompt {prompt.text!r} holds no token of {loaded.name}; give other text"
         )
-    limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    if limit is not None and length + new_tokens > limit:
+    if not fits(loaded, length + new_tokens):
         raise ValueError(
             f"the prompt has {length} tokens and {new_tokens} more are asked for, but "
-            f"{loaded.name} holds {limit}; {remedy}"
+            f"{loaded.name} holds {_limit(loaded)}; {remedy}"
         )
     _check_ids(loaded, encoded["input_ids"][0])
     return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
+def fits(loaded: LoadedModel, tokens: int) -> bool:
+    """Whether the model holds a text of so many tokens."""
+    limit = _limit(loaded)
+    return limit is None or tokens <= limit
+
+
+def _limit(loaded: LoadedModel) -> int | None:
+    return getattr(loaded.model.config, "max_position_embeddings", None)
 
 
 def _encode_chat(loaded: LoadedModel, prompt: Prompt) -> Any:

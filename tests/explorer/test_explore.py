@@ -187,6 +187,68 @@ def test_appended_tokens_are_the_text_that_generate_writes(explorer, folder, cap
     assert text.startswith(PROMPT + "".join(view.pieces))
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_draws_ahead_are_the_views_of_the_next_steps(explorer, sampling):
+    request = request_of(seed=3, **sampling)
+    ahead = explorer.view(request, (40,), ahead=4).ahead
+    appended = (40,)
+    for step, draw in enumerate(ahead, start=1):
+        view = explorer.view(request, appended)
+        row = drawn(view)
+        assert (draw.step, draw.id, draw.label) == (step, row.id, row.label)
+        assert (draw.start, draw.end, draw.kept) == (row.start, row.end, view.table.kept)
+        assert draw.u == (view.draw and view.draw.u)
+        appended += (row.id,)
+    assert len(ahead) == 4
+
+
+OF_OUTPUT = ["--frequency-penalty", 2, "--presence-penalty", 1.5]
+OF_TEXT = ["--dry-multiplier", 4, "--dry-range", 6, "--repetition-penalty", 1.3, "--min-tokens", 4]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("options", [[], OF_OUTPUT, OF_TEXT, OF_OUTPUT + OF_TEXT], ids=str)
+@pytest.mark.parametrize("ends", [[256], [*range(256, 60, -3)]], ids=len)
+def test_draws_ahead_are_what_generate_writes(tmp_path, run, options, temperature, ends):
+    """As far as it writes: the model may end the text, which `--min-tokens` puts off."""
+    model = save_tiny_model(tmp_path)
+    model.generation_config.eos_token_id = ends
+    model.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    names = [option[2:].replace("-", "_") for option in options[::2]]
+    edits = dict(zip(names, options[1::2], strict=True))
+    request = request_of("qndqnd", edits=edits, seed=5, temperature=temperature)
+    ahead = Explorer(loaded).view(request, ahead=10).ahead
+    how = ["--model", tmp_path, "--temperature", temperature, "--seed", 5, "--max-new-tokens", 10]
+    done = run("generate", "qndqnd", *how, *options)
+    text = loaded.tokenizer.decode(
+        loaded.tokenizer("qndqnd").input_ids + [draw.id for draw in ahead], skip_special_tokens=True
+    )
+    assert done.out == f"{text}\n"
+    assert f"{len(ahead)} tokens in" in done.err
+    ended = len(ahead) < 10
+    assert [draw.last for draw in ahead][-1] == ("the text ends here" if ended else "")
+    assert ended == (ends != [256])
+
+
+def test_stop_string_of_the_model_ends_the_draws_ahead(tmp_path):
+    model = save_tiny_model(tmp_path)
+    loaded = load_model(str(tmp_path))
+    request = request_of(seed=3)
+    ids = [draw.id for draw in Explorer(loaded).view(request, ahead=6).ahead]
+    stop = loaded.tokenizer.decode(ids[2:4])
+    model.generation_config.stop_strings = [stop]
+    model.save_pretrained(tmp_path)
+    ahead = Explorer(load_model(str(tmp_path))).view(request, ahead=6).ahead
+    assert [draw.id for draw in ahead] == ids[:4]
+    assert [draw.last for draw in ahead] == ["", "", "", "the text ends here"]
+
+
+def test_draws_ahead_end_where_the_model_is_full(explorer):
+    view = explorer.view(request_of("x" * (POSITIONS - 3)), ahead=6)
+    assert [draw.last for draw in view.ahead] == ["", "", "the model holds no longer text"]
+
+
 def test_least_tokens_are_named_by_what_they_cut(explorer):
     tokenizer = explorer.loaded.tokenizer
     logits = torch.arange(257.0)
@@ -197,6 +259,36 @@ def test_least_tokens_are_named_by_what_they_cut(explorer):
         assert (rows[256].dropped_by, rows[256].logit is None) == (cut, cut is not None)
         assert rows[256].logit_before == 256.0
         assert rows[255].dropped_by is None
+
+
+def test_kept_tokens_without_mass_give_the_best_of_them(explorer):
+    """XTC may leave tokens of which none has any chance at a very low temperature."""
+    tokenizer = explorer.loaded.tokenizer
+    logits = torch.full((257,), -20.0)
+    logits[[10, 20, 30]] = torch.tensor([5.0, 4.0, -3.0])
+    fixed = Explorer(LoadedModel("fixed", scripted_model(lambda _: logits), tokenizer))
+    sampling = {"xtc_threshold": 0.0001, "xtc_probability": 1.0}
+    view = fixed.view(request_of(temperature=0.001, temperature_last=True, **sampling), (), 9)
+    row = drawn(view)
+    assert row.id == int(sample(logits, 0.001, temperature_last=True, **sampling, seed=0)) == 30
+    assert (row.start, row.end, row.observed, view.draw, view.ahead[0].u) == (0, 1, 9, None, None)
+    assert "no kept token has mass at this temperature: the best of them is drawn" in (
+        view.table.notes
+    )
+
+
+def test_chance_that_spares_a_step_is_told(explorer):
+    sampling = {"xtc_threshold": 0.01, "xtc_probability": 0.5}
+    logits, told = next_logits(explorer), []
+    for seed in range(8):
+        view = explorer.view(request_of(seed=seed, **sampling))
+        kept = mask_logits(logits, **sampling, seed=seed, step=0) > -math.inf
+        notes = [note for note in view.table.notes if note.startswith("xtc-threshold would cut")]
+        assert len(notes) == kept.all()
+        assert {row.dropped_by for row in view.rows if not row.kept} <= {"xtc-threshold"}
+        told += notes
+    assert 0 < len(told) < 8
+    assert explorer.view(request_of(xtc_probability=1.0)).table.notes == []
 
 
 def test_half_a_character_waits_for_its_other_half(explorer):

@@ -120,7 +120,7 @@ def test_click_on_a_token_gives_it_a_bias(troubled, logits):
     page = troubled  # a bias is wrong while it is typed
     order = logits.argsort(descending=True).tolist()
     names = page.all("#rows button")
-    assert names[2].get_attribute("aria-label").endswith(f", id {order[2]}: give a bias")
+    assert names[2].get_attribute("title").endswith(f", id {order[2]}: give a bias")
     names[2].click()
     page.wait()
     assert page.is_open("edits")

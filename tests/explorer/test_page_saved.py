@@ -60,7 +60,7 @@ def test_saved_page_says_what_it_holds(driver, saved):
     note = page.text("saved-note")
     assert "22 temperatures" in note
     assert "Run fused-sampler explore" in note
-    for name in ("draw", "count", "append", "undo"):
+    for name in ("draw", "count", "look", "append", "undo", "keys"):
         assert not page.find(name).is_displayed()
     for record in (*SWEPT, *EDITS):
         assert page.find(f"{record.name}-slider").is_enabled() == (record is TEMPERATURE)

@@ -52,11 +52,15 @@ FLAGS = (
 class Page:
     """The explorer's page in a browser."""
 
-    def __init__(self, driver, url, width=1280, height=900, scheme="light"):
+    def __init__(self, driver, url, width=1280, height=900, scheme="light", forced="none"):
         self.driver = driver
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        wishes = {
+            "prefers-color-scheme": scheme,
+            "prefers-reduced-motion": "reduce",
+            "forced-colors": forced,
+        }
         features = [{"name": name, "value": value} for name, value in wishes.items()]
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         driver.get_log("browser")  # of an earlier page
@@ -117,8 +121,9 @@ class Page:
         return self.run(
             """return [...document.querySelectorAll("#rows tr:not(.empty)")].map((row) => ({
               kind: row.classList[0],
-              id: Number(row.querySelector("th").title.split(", id ").pop()),
-              cells: [...row.children].map((cell) => cell.textContent),
+              id: Number(row.querySelector("th button").value),
+              cells: [...row.children].map(
+                (cell) => (cell.querySelector(".number") ?? cell).textContent),
               bars: [...row.querySelectorAll(".bar i")].map((bar) => parseFloat(bar.style.width)),
               mark: parseFloat(row.querySelector(".bar b").style.left),
             }))"""
@@ -130,6 +135,26 @@ class Page:
 
     def is_open(self, fold="more"):
         return self.find(fold).get_attribute("open") is not None
+
+    def cards(self):
+        """Of each draw ahead that is there: label, numbers, where the part and the mark stand."""
+        return self.run(
+            """return [...document.querySelectorAll("#ahead:not([hidden]) .card:not(.empty)")]
+             .map((card) => {
+               const [bar, mark] = [card.querySelector("i"), card.querySelector("b")];
+               return {
+                 label: card.querySelector(".label").textContent,
+                 told: card.querySelector("small").textContent,
+                 title: card.title,
+                 part: [bar, mark].map((e) => parseFloat(e.style.left)),
+                 marked: !mark.hidden,
+               };
+             })"""
+        )
+
+    def focus(self):
+        """The id of what has the focus; its text where it has none."""
+        return self.run("return document.activeElement.id || document.activeElement.textContent")
 
     def problems(self):
         """What the browser wrote on its console since the last call."""

@@ -29,7 +29,7 @@ function makeCell(row) {
   parts.before.hidden = true;
   const bar = make("span", "bar");
   bar.append(parts.fill, parts.before);
-  const told = make("span", "unseen"); // what the outline says
+  const told = make("span", "unseen"); // what the outline or the colour says
   cell.append(parts.number, bar, told);
   const td = make("td");
   td.append(cell);
@@ -52,7 +52,7 @@ function makeRow() {
   const expected = make("b");
   draws.bar.append(expected);
   byId("rows").append(element);
-  return { element, rank, token, name, logit, scaled, probability, draws, expected };
+  return { element, rank, name, logit, scaled, probability, draws, expected };
 }
 
 const tableRows = [];
@@ -97,8 +97,7 @@ function paintTable(view) {
     parts.rank.textContent = integer.format(row.rank);
     parts.name.textContent = row.label;
     parts.name.value = row.id;
-    parts.name.setAttribute("aria-label", `${row.label}, id ${row.id}: give a bias`);
-    parts.token.title = `${row.label}, id ${row.id}`;
+    parts.name.title = `${row.label}, id ${row.id}${data.saved ? "" : ": give a bias"}`;
     const moved = row.logit !== row.logit_before;
     const told = (value) => (moved ? value : null);
     const place = (logit) => (logit === null ? 0 : 1 - (best.logit - logit) / width);
@@ -115,6 +114,7 @@ function paintTable(view) {
       row.kept ? `${counted} / ${fixed(chance * samples, 1)}` : `cut: ${row.dropped_by}`,
       (row.observed ?? 0) / samples / drawsEnd,
     );
+    parts.draws.told.textContent = row.drawn ? " drawn" : "";
     parts.expected.hidden = !row.kept;
     parts.expected.style.left = percent(chance / drawsEnd);
   });

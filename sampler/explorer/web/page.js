@@ -2,10 +2,11 @@
 // Inputs, buttons and keys. One view is asked for at a time, so none is painted out of order.
 
 const FIELDS = ["prompt", ...SETTINGS, "seed"];
-const KEYS = { d: "draw", t: "count", a: "append", u: "undo" };
+const KEYS = { d: "draw", t: "count", l: "look", a: "append", u: "undo" };
 const SEEDS = 2n ** 63n; // how many there are
 
 let view = null; // as painted
+let viewTokens = []; // that were appended before it
 let dirty = false; // it answers older inputs
 let failed = false; // the inputs have no view
 let counting = data.saved;
@@ -31,20 +32,36 @@ function changed() {
 async function load() {
   if (!dirty) return; // an earlier load has read these inputs
   dirty = false;
-  const state = Object.fromEntries(FIELDS.map((name) => [name, typed(name)]));
   const tokens = [...appended]; // a new prompt may empty the list before the answer comes
-  state.appended = tokens.map((token) => token.id);
-  state.count = counting;
-  show(await loadView(state), tokens);
+  show(await loadView(stateAfter(tokens, counting)), tokens);
+}
+
+// What the view of the token after `tokens` depends on.
+function stateAfter(tokens, count) {
+  const fields = Object.fromEntries(FIELDS.map((name) => [name, typed(name)]));
+  return { ...fields, appended: tokens.map((token) => token.id), count };
+}
+
+// Add one draw to those ahead, and go on as long as nothing changes.
+async function lookAhead() {
+  const { ahead } = view;
+  if (!looking || dirty || failed || isWhole(ahead)) return;
+  const next = await loadView(stateAfter([...viewTokens, ...ahead], false));
+  ahead.push(...next.ahead);
+  paintAhead(view);
+  enqueue(lookAhead);
 }
 
 function show(next, tokens) {
   view = next;
+  viewTokens = tokens;
   fail(null);
   paintTable(view);
   paintBar(view);
   paintDraw(view);
+  paintAhead(view);
   paintText(view, tokens);
+  if (looking) enqueue(lookAhead);
 }
 
 // Say what is wrong; null: nothing any more.
@@ -87,6 +104,12 @@ const actions = {
     byId("count").setAttribute("aria-pressed", String(counting));
     changed();
   },
+  look() {
+    looking = !looking;
+    byId("look").setAttribute("aria-pressed", String(looking));
+    enqueue(() => paintAhead(view));
+    enqueue(lookAhead);
+  },
   append() {
     changeAfter(() => {
       if (!failed) appended.push({ id: view.table.drawn_id, view });
@@ -97,6 +120,10 @@ const actions = {
   },
 };
 
+function appendAhead(count) {
+  for (let i = 0; i < count; i += 1) actions.append();
+}
+
 function fillInputs() {
   for (const name of FIELDS) fill(name, data.request[name]);
   for (const name of SLIDERS) byId(`${name}-slider`).value = data.request[name];
@@ -105,6 +132,9 @@ function fillInputs() {
   const message = system === null ? "" : `, after the system message “${system}”`;
   byId("model").textContent = chat ? `${model}, in a chat${message}` : model;
   byId("count-name").textContent = `Draw ${data.samples}`;
+  byId("ahead-title").textContent =
+    `The next ${data.ahead} draws of this seed, each after the tokens before it` +
+    (data.saved ? ":" : "; press one to append up to there:");
   byId("draws-name").textContent = `${integer.format(data.samples)} draws`;
 }
 
@@ -125,9 +155,14 @@ function listen() {
   }
   for (const [name, action] of Object.entries(actions)) byId(name).addEventListener("click", action);
   byId("close").addEventListener("click", hideAlternatives);
+  byId("text").addEventListener("keydown", moveAlong);
+  byId("keys").addEventListener("input", () => {
+    byId("main").classList.toggle("without-keys", !byId("keys").checked);
+  });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideAlternatives();
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (!byId("keys").checked) return;
     if (event.target.matches("textarea, input:not([type=range])")) return;
     const button = byId(KEYS[event.key.toLowerCase()] ?? "");
     if (button && !button.hidden) button.click();
@@ -141,7 +176,7 @@ function limitToSaved() {
     byId(name).disabled = byId(name).type === "checkbox"; // which is never read only
   }
   for (const name of SLIDERS) byId(`${name}-slider`).disabled = name !== "temperature";
-  for (const name of Object.keys(actions)) byId(name).hidden = true;
+  for (const name of [...Object.keys(actions), "keys-name"]) byId(name).hidden = true;
   const slider = byId("temperature-slider");
   const temperatures = data.views.map((view) => view.table.sampling.temperature);
   const describe = () => slider.setAttribute("aria-valuetext", byId("temperature").value);

@@ -22,6 +22,7 @@ function makeSetting({ name, label, hint, kind, slider }) {
   title.append(make("small", "", hint));
   const field = make("input");
   Object.assign(field, { id: name, inputMode: KEYBOARDS[kind], autocomplete: "off" });
+  field.setAttribute("aria-errormessage", "error");
   if (!slider) {
     control.classList.add("long");
     control.append(title, field);
@@ -29,7 +30,7 @@ function makeSetting({ name, label, hint, kind, slider }) {
   }
   const range = make("input");
   Object.assign(range, { id: `${name}-slider`, type: "range", autocomplete: "off", ...slider });
-  range.setAttribute("aria-label", `${label} slider`);
+  range.setAttribute("aria-label", label);
   control.append(title, field, range);
   return control;
 }
@@ -62,6 +63,15 @@ function paintFolds() {
 
 function unfold(fold) {
   byId(fold).open = true;
+}
+
+// What is unfolded may lie below the end of the box that scrolls: it begins at the box's top.
+for (const fold of FOLDS) {
+  byId(`${fold}-name`).addEventListener("click", () => {
+    const [box, name] = [byId("parameters"), byId(`${fold}-name`)];
+    const top = () => name.getBoundingClientRect().top - box.getBoundingClientRect().top;
+    requestAnimationFrame(() => byId(fold).open && box.scrollBy(0, top()));
+  });
 }
 
 // Give a token a bias to change, or the one that it has.

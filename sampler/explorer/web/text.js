@@ -5,6 +5,7 @@ const LISTED = 8; // alternatives
 
 const appended = []; // {id, view}: a token, and the view that it was drawn from
 let shownText = "";
+let shownToken = null; // the button whose alternatives are shown
 
 function paintText(view, tokens) {
   const drawn = view.rows.find((row) => row.drawn);
@@ -18,8 +19,9 @@ function paintText(view, tokens) {
       const button = make("button", "token", i > whole ? label : piece);
       button.type = "button";
       button.title = `${label}: show its alternatives`;
+      button.tabIndex = i + 1 < view.pieces.length ? -1 : 0; // one stop for the tab key
       for (const kind of ["focus", "click"]) { // a click does not focus in every browser
-        button.addEventListener(kind, () => showAlternatives(tokens[i], i));
+        button.addEventListener(kind, () => showAlternatives(button, tokens[i], i));
       }
       return button;
     });
@@ -33,7 +35,21 @@ function paintText(view, tokens) {
   byId("next").title = `${drawn.label}: the next token, not appended yet`;
 }
 
-function showAlternatives(token, i) {
+// The arrow keys go from token to token, so that the tab key goes from each to its alternatives.
+function moveAlong(event) {
+  const buttons = [...byId("text").querySelectorAll(".token")];
+  const place = buttons.indexOf(event.target);
+  const places = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: buttons.length - 1 };
+  const next = place < 0 ? undefined : buttons[places[event.key]];
+  if (!next) return;
+  event.preventDefault(); // it would scroll
+  next.focus();
+}
+
+function showAlternatives(button, token, i) {
+  for (const other of byId("text").querySelectorAll(".token")) other.tabIndex = -1;
+  button.tabIndex = 0;
+  shownToken = button;
   const { rows, table } = token.view;
   const items = rows.filter((row, place) => place < LISTED || row.drawn).map((row) => {
     const item = make("li", row.drawn ? "drawn" : row.kept ? "" : "dropped");
@@ -49,5 +65,7 @@ function showAlternatives(token, i) {
 }
 
 function hideAlternatives() {
+  // The focus goes back to where it came from, and what it shows there is hidden after that.
+  if (byId("alternatives").contains(document.activeElement)) shownToken.focus();
   byId("alternatives").hidden = true;
 }
