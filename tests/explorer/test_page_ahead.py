@@ -90,6 +90,25 @@ def test_input_does_not_wait_for_the_draws_ahead(page, explorer):
     assert asked[:-AHEAD] in ([1, 2], [1, 2, 3])  # not all of the first seed's
 
 
+def test_draws_ahead_are_of_one_seed(page, explorer):
+    """An input may change while the next draw waits to be asked for."""
+    page.run(
+        """const real = window.fetch;
+        window.asked = [];
+        window.fetch = (url, options) => {
+          window.asked.push(JSON.parse(options.body).appended.length);
+          return real(url, options);
+        };
+        document.getElementById("look").click();
+        const seed = document.getElementById("seed");
+        seed.value = "8";
+        seed.dispatchEvent(new Event("input"));"""
+    )
+    page.wait()
+    assert shown(page) == labels(explorer, library(explorer, seed=8))
+    assert page.run("return window.asked") == [*range(AHEAD)]
+
+
 def test_text_that_ends_has_no_draws_after_it(driver, explorer):
     prompt = "x" * (POSITIONS - 2)
     with serving(explorer, request_of(prompt)) as server:
