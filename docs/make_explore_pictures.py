@@ -24,7 +24,7 @@ REQUEST = request_of(
 PICTURES = (("explore.png", 1200, "light", 1), ("explore-phone.png", 360, "dark", 2))
 APPENDED = 25
 COLOURS = 48
-HIGHEST = 1320
+HIGHEST = 1500  # of the window, in its pixels
 
 
 def main() -> None:
