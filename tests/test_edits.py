@@ -290,6 +290,45 @@ class TestHistory:
             mask_logits(logits, history=ours, **call), mask_logits(logits, history=new, **call)
         )
 
+    @pytest.mark.parametrize("widths", [(3, 40), (40, 3)], ids=str)
+    def test_rows_of_another_join(self, widths):
+        generator = torch.Generator().manual_seed(1)
+        shapes = zip((2, 3), widths, strict=True)
+        first, second = (torch.randint(-1, 9, shape, generator=generator) for shape in shapes)
+        later = torch.randint(-1, 9, (5, 120), generator=generator)
+        logits = torch.randn(5, 12, generator=generator)
+        call = {"dry_multiplier": 1.0, "dry_allowed_length": 1, "presence_penalty": 0.5}
+        call |= {"repetition_penalty": 1.3, "frequency_penalty": 0.2}
+        one, other = History(first), History(second)
+        before = other.tokens.clone()
+        mask_logits(logits[:2], history=one, **call)  # from here on it counts repeats
+        one.extend(other)
+        padded = (
+            torch.nn.functional.pad(h, (0, 40 - h.shape[1]), value=-1) for h in (first, second)
+        )
+        whole = History(torch.cat([*padded]))
+        for step in range(120):
+            ours, wanted = (mask_logits(logits, history=h, **call) for h in (one, whole))
+            assert torch.equal(ours, wanted)
+            one.append(later[:, step])
+            whole.append(later[:, step])
+        assert len(one) == 5 and len(other) == 3 and torch.equal(other.tokens, before)
+
+    def test_a_row_that_leaves_takes_its_room_with_it(self):
+        long, short = torch.arange(1000)[None], torch.tensor([[1, 2, 3]])
+        kept = History(short)
+        kept.extend(History(long))
+        assert kept.tokens.shape[1] > 1000
+        kept.reorder(torch.tensor([0]))
+        assert kept.tokens.shape[1] == kept.ids.shape[1] == kept.counts.shape[1] < 100
+        new, logits = History(short), torch.randn(1, 50)
+        for token in range(40):
+            edits = dict(presence_penalty=0.5, dry_multiplier=1.0)
+            ours, wanted = (mask_logits(logits, history=h, **edits) for h in (kept, new))
+            assert torch.equal(ours, wanted)
+            kept.append(torch.tensor([token]))
+            new.append(torch.tensor([token]))
+
     def test_memory_is_that_of_the_tokens(self):
         grown = History(torch.zeros(2, 100, dtype=torch.int64))
         for _ in range(50):
@@ -310,6 +349,7 @@ class TestHistory:
                 r"have shape \[3\] but the history has 1",
             ),
             (lambda h: h.reorder([0]), "rows must be an int64"),
+            (lambda h: h.extend(torch.tensor([[1]])), "other must be a History"),
             (lambda h: h.reorder(torch.tensor([1])), "rows go from 1 to 1"),
         ],
     )

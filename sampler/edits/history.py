@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from ..ids import check_kind_of_ids
 
 END = 2**31 - 1  # stands behind the last of a row's ids, which ascend
 _WIDTH = 16  # of which widths are multiples
+# What is as wide as the tokens, and what stands behind a row's last.
+_WIDE = {"ids": END, "counts": 0, "tokens": -1, "repeats": 0}
 
 
 class History:
@@ -54,6 +57,7 @@ class History:
         self.tokens = both.gather(1, order)
         self.lengths, self.generated = is_token.sum(1), in_output.sum(1)
         self.repeats = None
+        self._room = 0  # tokens that a row may have more before it is widened
         self._widen()
 
     def append(self, tokens: torch.Tensor) -> None:
@@ -101,6 +105,24 @@ class History:
         for name in ("ids", "counts", "tokens", "lengths", "generated", "repeats"):
             if (values := getattr(self, name)) is not None:
                 setattr(self, name, values[rows])
+        used = int(self.lengths.max()) + 1 if len(rows) else 1
+        width = self.tokens.shape[1]
+        if 4 * used < width:  # a row that was much longer has left
+            self._room = width - used
+            self._resize(_doubled(used))
+
+    def extend(self, other: History) -> None:
+        """Go on with the rows of another history as well, behind one's own."""
+        if not isinstance(other, History):
+            raise TypeError(f"other must be a History, got {other!r}; pass History(prompt_ids).")
+        width = max(self.tokens.shape[1], other.tokens.shape[1])
+        other = copy.copy(other).to(self.ids.device)  # whose tensors stay as they are
+        self._resize(width)
+        other._resize(width)
+        self._room = min(self._room, other._room)
+        self.repeats = None
+        for name in ("ids", "counts", "tokens", "lengths", "generated"):
+            setattr(self, name, torch.cat((getattr(self, name), getattr(other, name))))
 
     def to(self, device: torch.device | str) -> History:
         """Itself, moved to where the logits are."""
@@ -115,17 +137,20 @@ class History:
 
     def _widen(self) -> None:
         """Make room for as many tokens again, so that it is seldom asked for."""
-        width = -(-2 * self.tokens.shape[1] // _WIDTH) * _WIDTH
-        self._room = width - self.tokens.shape[1]
+        self._resize(_doubled(self.tokens.shape[1]))
 
-        def pad(values: torch.Tensor, value: int) -> torch.Tensor:
-            missing = (0, width - values.shape[1])
-            return torch.nn.functional.pad(values, missing, value=value)
+    def _resize(self, width: int) -> None:
+        """Make it so wide, at least as wide as the longest row and 1."""
+        missing = width - self.tokens.shape[1]
+        self._room += missing
+        for name, value in _WIDE.items():
+            if (values := getattr(self, name)) is not None:
+                values = torch.nn.functional.pad(values, (0, missing), value=value)
+                setattr(self, name, values)
 
-        self.ids, self.counts = pad(self.ids, END), pad(self.counts, 0)
-        self.tokens = pad(self.tokens, -1)
-        if self.repeats is not None:
-            self.repeats = pad(self.repeats, 0)
+
+def _doubled(width: int) -> int:
+    return -(-2 * width // _WIDTH) * _WIDTH
 
 
 def _checked(name: str, ids: Any) -> torch.Tensor:
