@@ -23,6 +23,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 import vllm.plugins
+import vllm.v1.sample.sampler
 from embedded import load_embedded
 from scipy.stats import chisquare
 from vllm import LLM, SamplingParams
@@ -30,13 +31,14 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.sample import logits_processor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors, MoveDirectionality
-from vllm.v1.sample.logits_processor.builtin import MinPLogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import LogitBiasLogitsProcessor, MinPLogitsProcessor
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from fused_sampler import History, mask_logits, sample
 from fused_sampler.serving import vllm as plugin
+from fused_sampler.serving.vllm.asked import PENALTIES
 
 VOCAB = 1000
 CPU = torch.device("cpu")
@@ -45,6 +47,7 @@ CONFIG = SimpleNamespace(
     parallel_config=SimpleNamespace(data_parallel_rank=0),
     scheduler_config=SimpleNamespace(max_num_seqs=64),
 )
+OFF = {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 PROMPTS = ["The sky is", "Name a river in France.", "Once upon a time", "def add(a, b):", "1 2 3 4"]
 
 
@@ -78,14 +81,21 @@ def batch_of(requests, custom=(), ours=True, **more):
     added = [(i, *request) for i, request in enumerate(requests)]
     size = len(requests)
     kinds = [plugin.Requests] if ours else []
-    processors = [kind(CONFIG, CPU, False) for kind in (MinPLogitsProcessor, *custom, *kinds)]
+    known = (LogitBiasLogitsProcessor, MinPLogitsProcessor)
+    processors = [kind(CONFIG, CPU, False) for kind in (*known, *custom, *kinds)]
     for processor in processors:
         processor.update_state(BatchUpdate(size, [], added, []))
     params = [request[0] for request in requests]
     top_k = torch.tensor([p.top_k if p.top_k > 0 else VOCAB for p in params], dtype=torch.int32)
     top_p = torch.tensor([p.top_p for p in params])
     greedy = [p.temperature == 0 for p in params]
-    nothing = torch.zeros(size)
+    penalties = {
+        column: torch.tensor([getattr(p, name) for p in params])
+        for name, column in PENALTIES.items()
+    }
+    longest = max(len(prompt) for _, prompt, _ in requests)
+    prompts = [prompt + [VOCAB] * (longest - len(prompt)) for _, prompt, _ in requests]
+    outputs = [output for _, _, output in requests]
     return SamplingMetadata(
         temperature=torch.tensor([p.temperature for p in params]),
         all_greedy=all(greedy),
@@ -94,12 +104,10 @@ def batch_of(requests, custom=(), ours=True, **more):
         top_k=top_k if (top_k < VOCAB).any() else None,
         generators={},
         **{"max_num_logprobs": None, **more},
-        no_penalties=True,
-        prompt_token_ids=None,
-        frequency_penalties=nothing,
-        presence_penalties=nothing,
-        repetition_penalties=nothing,
-        output_token_ids=[],
+        no_penalties=all(getattr(p, name) == off for p in params for name, off in OFF.items()),
+        prompt_token_ids=torch.tensor(prompts),
+        **penalties,
+        output_token_ids=outputs,
         allowed_token_ids_mask=None,
         bad_words_token_ids={},
         logitsprocs=LogitsProcessors(processors),
@@ -233,6 +241,181 @@ def test_dry_looks_at_prompt_and_output():
     expected = mask_logits(x[:1], **dry, history=history)
     assert tokens[0] == expected.argmax() != 6
     assert tokens[1] == sample(x[1], seed=3)
+
+
+PENALIZED = [
+    dict(temperature=0.8, repetition_penalty=1.4, seed=1),
+    dict(temperature=0, repetition_penalty=0.7, presence_penalty=-1.5),
+    dict(temperature=1.2, frequency_penalty=0.6, presence_penalty=0.4, top_p=0.9, seed=2),
+    dict(temperature=0.9, seed=3),
+    dict(temperature=0.9, frequency_penalty=-0.5, top_k=30, seed=4, logit_bias={7: 2.0, 8: -3.0}),
+    dict(temperature=0),
+]
+
+
+def penalized_requests(seed=0, **more):
+    """With prompts and outputs of few different tokens, which repeat."""
+    draws = torch.Generator().manual_seed(seed)
+    texts = torch.randint(0, 40, (len(PENALIZED), 2, 30), generator=draws).tolist()
+    return [
+        request(output[: 5 * i], prompt=prompt[: 6 + 4 * i], **{**PENALIZED[i], **more})
+        for i, (prompt, output) in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("custom", [(), (Halve,)])
+@pytest.mark.parametrize("more", [{}, {"min_p": 0.01, "top_p": 0.95}, {"temperature": 0}], ids=str)
+def test_penalties_are_vllms(more, custom):
+    """To its fp32: it multiplies by the inverse of a repetition penalty, and subtracts twice."""
+    for seed in range(3):
+        x = logits_of(len(PENALIZED), seed)
+        kept = []
+        for ours in (True, False):
+            metadata = batch_of(penalized_requests(seed, **more), custom, ours, max_num_logprobs=-1)
+            tokens, tensors = draw(x, metadata, "processed_logits")
+            kept.append(tensors.logprobs)
+        assert torch.equal(kept[0].isfinite(), kept[1].isfinite())
+        torch.testing.assert_close(kept[0], kept[1], rtol=3e-7, atol=1e-6)
+        unchanged = [i for i, p in enumerate(PENALIZED) if not p.keys() & PENALTIES.keys()]
+        assert torch.equal(kept[0][unchanged], kept[1][unchanged])
+        if not custom and "temperature" in more:
+            assert tokens.tolist() == kept[0].argmax(-1).tolist()
+
+
+def test_penalties_are_part_of_the_draw(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("vLLM counted the tokens of a batch")
+
+    monkeypatch.setattr(vllm.v1.sample.sampler, "apply_all_penalties", refuse)
+    x, requests = logits_of(len(PENALIZED)), penalized_requests()
+    tokens, _ = draw(x, batch_of(requests))
+    for row, (params, prompt, output) in enumerate(requests):
+        values = {name: getattr(params, name) for name in (*PENALTIES, "temperature", "top_p")}
+        history = History(torch.tensor([prompt]), torch.tensor([output], dtype=torch.int64))
+        biased = x[row].clone()
+        for token, bias in (params.logit_bias or {}).items():
+            biased[token] += bias
+        alone = sample(
+            biased[None],
+            **values,
+            top_k=max(params.top_k, 0),
+            seed=torch.tensor([params.seed or 0]),
+            step=len(output),
+            history=history,
+        )
+        assert tokens[row] == alone
+
+
+def test_raw_logprobs_are_those_before_the_penalties():
+    x = logits_of(len(PENALIZED))
+    tokens, ours = draw(x, batch_of(penalized_requests(), max_num_logprobs=3))
+    plain = x.log_softmax(-1)
+    assert torch.equal(ours.logprobs[:, 0], plain.gather(1, tokens[:, None])[:, 0])
+    assert torch.equal(ours.logprobs[:, 1:], plain.topk(3).values)
+
+
+@pytest.mark.parametrize(
+    "of_vllm",
+    [{"repetition_penalty": 2000.0}, {"prompt": None}, {"thinking": True}],
+    ids=str,
+)
+def test_penalties_that_are_not_ours_are_vllms_own(of_vllm, monkeypatch):
+    seen = []
+    plain = vllm.v1.sample.sampler.apply_all_penalties
+
+    def seeing(*args):
+        seen.append(True)
+        return plain(*args)
+
+    monkeypatch.setattr(vllm.v1.sample.sampler, "apply_all_penalties", seeing)
+    first = request([3, 3], [4, 5], temperature=0, repetition_penalty=1.5)
+    holder = None
+    if "repetition_penalty" in of_vllm:
+        first[0].repetition_penalty = of_vllm["repetition_penalty"]
+    if "thinking" in of_vllm:
+        holder = SimpleNamespace(
+            has_tracked_requests=lambda: True,
+            update_state=lambda *_, **__: None,
+            apply_to_logits=lambda logits, *_: logits,
+        )
+    metadata = batch_of([first], thinking_budget_state_holder=holder)
+    if "prompt" in of_vllm:
+        (ours,) = (p for p in metadata.logitsprocs.all if isinstance(p, plugin.Requests))
+        ours.update_state(BatchUpdate(1, [], [(0, first[0], None, first[2])], []))
+    x = logits_of(1)
+    x[0, 3] = x[0].amax() + 1
+    x[0, 4] = x[0, 3] + 1
+    tokens, _ = draw(x, metadata)
+    assert seen and tokens[0] not in (3, 4)
+
+
+def test_histories_follow_a_batch_that_changes():
+    """Requests come, go, change places, are preempted and cut: scores as if counted anew."""
+    state = plugin.Requests(CONFIG, CPU, False)
+    draws = torch.Generator().manual_seed(5)
+
+    def some(high, size=()):
+        return torch.randint(high, size, generator=draws).tolist()
+
+    def new():
+        values = [dict(repetition_penalty=1.3), dict(frequency_penalty=0.5), {}][some(3)]
+        dry = {"dry_multiplier": 0.5, "dry_breakers": [2]} if some(3) == 0 else None
+        params = SamplingParams(temperature=1.0, seed=some(99), extra_args=dry, **values)
+        return [params, some(20, (some(30) + 1,)), some(20, (some(5),))]
+
+    batch, sizes = [], set()
+    for _ in range(80):
+        removed, added, moved = [], [], []
+        action = some(5)
+        if batch and action == 0:  # the last takes the place of one that leaves
+            gone, last = some(len(batch)), len(batch) - 1
+            removed = [gone]
+            if gone < last:
+                moved = [(last, gone, MoveDirectionality.UNIDIRECTIONAL)]
+            batch[gone] = batch[last]
+            batch.pop()
+        elif batch and action == 1:  # a new one does
+            added = [(some(len(batch)), *new())]
+            batch[added[0][0]] = added[0][1:]
+        elif action < 4:
+            added = [(len(batch), *new())]
+            batch.append(added[0][1:])
+        if len(batch) > 1 and some(3) == 0:
+            one, other = 0, len(batch) - 1
+            batch[one], batch[other] = batch[other], batch[one]
+            moved.append((one, other, MoveDirectionality.SWAP))
+        changed = removed or added or moved
+        state.update_state(BatchUpdate(len(batch), removed, added, moved) if changed else None)
+        if not batch:
+            continue
+        if some(9) == 0:
+            del batch[0][2][-2:]  # vLLM discards what it cannot compute again
+        columns = [
+            torch.tensor([getattr(params, name) for params, _, _ in batch]) for name in PENALTIES
+        ]
+        metadata = SimpleNamespace(
+            no_penalties=False,
+            thinking_budget_state_holder=None,
+            **dict(zip(PENALTIES.values(), columns, strict=True)),
+        )
+        sizes.add(len(batch))
+        x = torch.randn(len(batch), 30, generator=draws)
+        ours = mask_logits(x, **state.edits(metadata, CPU))
+        for row, (params, prompt, output) in enumerate(batch):
+            whole = History(torch.tensor([prompt]), torch.tensor([output], dtype=torch.int64))
+            values = {name: getattr(params, name) for name in PENALTIES}
+            values |= params.extra_args or {}
+            assert torch.equal(ours[row], mask_logits(x[row : row + 1], **values, history=whole)[0])
+        for _, _, output in batch:
+            output.append(some(20))
+    assert max(sizes) > 8
+
+
+def test_a_token_that_vllm_has_not_filled_is_an_error():
+    metadata = batch_of([request([-1], temperature=1.0, presence_penalty=1.0)])
+    with pytest.raises(RuntimeError, match="vLLM gave no token where penalties need one"):
+        draw(logits_of(1), metadata)
+    draw(logits_of(1), batch_of([request([-1], temperature=1.0)]))
 
 
 def test_requests_follow_vllms_moves():
@@ -470,11 +653,9 @@ def test_custom_processors_run_and_processed_logprobs_tell_of_what_is_left(small
 
 
 def test_a_preempted_request_goes_on_as_it_would_have(fused, small):
-    dry = {"dry_multiplier": 1.0}
+    looking = [{}, {"extra_args": {"dry_multiplier": 1.0}}, {"repetition_penalty": 1.2}]
     params = [
-        SamplingParams(
-            temperature=0.9, seed=i, max_tokens=40, ignore_eos=True, extra_args=dry if i % 2 else {}
-        )
+        SamplingParams(temperature=0.9, seed=i, max_tokens=40, ignore_eos=True, **looking[i % 3])
         for i in range(12)
     ]
     prompts = (PROMPTS * 3)[:12]
@@ -491,6 +672,8 @@ def test_throughput_beside_plain(plain, fused):
         "top-p 0.9": dict(temperature=0.8, top_p=0.9),
         "top-k 50, top-p 0.9": dict(temperature=0.8, top_k=50, top_p=0.9),
         "top-p 0.9, seeded": dict(temperature=0.8, top_p=0.9, seed=1),
+        "repetition penalty 1.1": dict(temperature=0.8, repetition_penalty=1.1),
+        "greedy, repetition penalty 1.1": dict(temperature=0, repetition_penalty=1.1),
     }.items():
         speed = {}
         for _ in range(2):

@@ -1,9 +1,10 @@
-"""vLLM on the fused sampler: temperature, filters and the draw, in both of its model runners.
+"""vLLM on the fused sampler: penalties, temperature, filters and the draw.
 
-vLLM keeps its batches, its logits processors and its log-probabilities. Ours stands where vLLM
-sorts for top-k and top-p and draws with noise: one call of `sample` for all rows of a step, each
-with parameters, seed and step of its own. What a row draws follows from its logits, seed and step
-alone, so a seeded request has the same tokens in any batch that gives it the same logits.
+vLLM keeps its batches, its other logits processors and its log-probabilities. Ours stands where
+vLLM counts tokens for penalties, sorts for top-k and top-p, and draws with noise: one call of
+`sample` for all rows of a step, each with parameters, seed and step of its own. What a row draws
+follows from its logits, seed and step alone, so a seeded request has the same tokens in any batch
+that gives it the same logits.
 
 Methods of vLLM's classes are replaced, not the classes: other modules of vLLM have imported those
 by name. What is not ours goes on to the method that was there before.
@@ -35,6 +36,7 @@ def install() -> None:
     if logits_processor.BUILTIN_LOGITS_PROCESSORS.count(Requests):
         return
     logits_processor.BUILTIN_LOGITS_PROCESSORS.append(Requests)
+    _wrap(Sampler, "apply_logits_processors", v1.apply_processors)
     _wrap(Sampler, "sample", v1.sample_batch)
     _wrap(InputProcessor, "_validate_params", _validate_params)
     _wrap(SamplerV2, "add_request", v2.add_request)

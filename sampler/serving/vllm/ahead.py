@@ -7,18 +7,23 @@ from typing import Any
 
 import torch
 
+from ...edits.history import History
+from ...edits.records import NUMBERS
 from ...warmup import warmup
+from .asked import PENALTIES
 
 
 def compile_ahead(vocab: int, device: torch.device) -> None:
     """The kernels of what requests ask for most, before the first of them waits."""
     row = {"temperature": 0.5, "seed": 1, "step": 0}
-    sets: list[dict[str, float]] = [{}]
+    tokens = {"history": History(torch.zeros(1, 1, dtype=torch.int64)).to(device)}
+    sets: list[dict[str, Any]] = [{}, tokens | {name: NUMBERS[name].off for name in PENALTIES}]
     if device.type != "cpu":  # whose kernels are the same for all
         sets += [{"top_k": 50}, {"top_p": 0.9}, {"top_k": 50, "top_p": 0.9}]
-    for filters in sets:
+    for arguments in sets:
         columns: dict[str, Any] = {
-            name: torch.tensor([value], device=device) for name, value in (row | filters).items()
+            name: value if isinstance(value, History) else torch.tensor([value], device=device)
+            for name, value in (row | arguments).items()
         }
         warmup(vocab, device=device, **columns)
     let_vllm_look_at_llvmlite()

@@ -1,13 +1,15 @@
-"""What a request asks for beyond vLLM's parameters, and what is refused of it."""
+"""What a request asks for, and what is refused of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 
-from ...edits.records import NUMBERS
+from ...contract.draws import signed_word
+from ...edits.records import FREQUENCY_PENALTY, NUMBERS, PRESENCE_PENALTY, REPETITION_PENALTY
 from ...filters import FILTERS
 from ...params import XTC_PROBABILITY, check_number
 
@@ -16,6 +18,13 @@ _OF_VLLM = ("top_k", "top_p", "min_p")
 EXTRA_FILTERS = (*(f.name for f in FILTERS if f.name not in _OF_VLLM), XTC_PROBABILITY.name)
 EXTRA_DRY = tuple(name for name in NUMBERS if name.startswith("dry_"))
 DRY_BREAKERS = "dry_breakers"
+REPETITION = REPETITION_PENALTY.name
+# Those of vLLM by their names in its metadata, where they are columns.
+PENALTIES = {
+    REPETITION: "repetition_penalties",
+    FREQUENCY_PENALTY.name: "frequency_penalties",
+    PRESENCE_PENALTY.name: "presence_penalties",
+}
 # What vLLM lacks: keys of the `extra_args` of its SamplingParams.
 EXTRAS = (*EXTRA_FILTERS, *EXTRA_DRY, DRY_BREAKERS)
 
@@ -56,3 +65,58 @@ def check_request(params: Any, config: Any) -> None:
         raise VLLMValidationError(
             f"{dry[0]} needs vLLM's V1 model runner; start it with VLLM_USE_V2_MODEL_RUNNER=0."
         )
+
+
+@dataclass(eq=False)
+class Request:
+    """What one row of vLLM's batch draws with, beside the columns that vLLM has."""
+
+    seed: int  # a signed word
+    filters: dict[str, float]  # min_p and those of `extra_args`, where they are on
+    dry: dict[str, Any]  # where it is on
+    looks: bool  # at its tokens: it has DRY or a penalty
+    fits: bool  # its penalties are within the range of ours
+    prompt: Sequence[int]  # empty where nothing looks at it
+    output: Sequence[int]  # vLLM's own list, which grows
+    min_p_first: bool  # it has top-p too, which in vLLM sees what min-p left
+    noted: int = 0  # how many tokens of the output have been read
+
+    def is_cut(self) -> bool:
+        """Whether tokens that have been read are not in the output any more."""
+        return self.noted > len(self.output)
+
+    def read(self) -> Sequence[int]:
+        """The tokens of the output that have not been read; none where nothing looks at them."""
+        if not self.looks:
+            return ()
+        tokens = self.output[self.noted :]
+        if any(token < 0 for token in tokens):  # a place that vLLM has not filled yet
+            raise RuntimeError("vLLM gave no token where penalties need one; report this version.")
+        self.noted = len(self.output)
+        return tokens
+
+
+def request(params: Any, prompt: Sequence[int] | None, output: Sequence[int], seed: int) -> Request:
+    """From vLLM's SamplingParams and its token ids; no prompt where it was given as embeddings."""
+    given = extras(params)
+    dry = {name: value for name, value in given.items() if name.startswith("dry_")}
+    dry = dry if dry.get("dry_multiplier") else {}
+    filters = {name: value for name, value in given.items() if name in EXTRA_FILTERS}
+    if params.min_p:
+        filters["min_p"] = params.min_p
+    if params.temperature < GREEDY_BELOW:  # greedy: vLLM's filters are off, and so are ours
+        filters = {}
+    penalties = {name: getattr(params, name) for name in PENALTIES}
+    on = [name for name, value in penalties.items() if value != NUMBERS[name].off]
+    of_prompt = bool(dry) or REPETITION in on
+    return Request(
+        seed=signed_word("seed", seed),
+        filters=filters,
+        dry=dry,
+        looks=bool(dry or on),
+        fits=all(NUMBERS[n].low <= penalties[n] <= NUMBERS[n].high for n in on)
+        and not (REPETITION in on and prompt is None),
+        prompt=prompt if of_prompt and prompt is not None else (),
+        output=output,
+        min_p_first="min_p" in filters and params.top_p < 1,
+    )

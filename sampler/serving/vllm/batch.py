@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from vllm.v1.sample import logits_processor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from ...contract.draws import signed_word
-from ...edits.history import History
+from ...edits.records import NUMBERS
+from ...filters import Parameter
 from ...params import RECORDS
 from .ahead import compile_ahead
-from .asked import EXTRA_FILTERS, GREEDY_BELOW, extras
+from .asked import DRY_BREAKERS, EXTRA_DRY, EXTRA_FILTERS, PENALTIES, Request, request
+from .tokens import TokensSoFar, padded
+from .upload import upload
 
 MIN_P_FIRST = "min_p_first"
 
 
-@dataclass
-class Request:
-    """What one row of vLLM's batch draws with, beside temperature, top-k and top-p."""
-
-    seed: int  # a signed word
-    filters: dict[str, float]  # min_p and those of `extra_args`, where they are on
-    dry: dict[str, Any]
-    prompt: Sequence[int]
-    output: Sequence[int]  # vLLM's own list, which grows
-    min_p_first: bool = False  # it has top-p too, which in vLLM sees what min-p left
-    history: History | None = field(default=None, repr=False)
-    noted: int = 0  # tokens of the output that the history has
-
-    def tokens(self, device: torch.device) -> History:
-        """Prompt and output so far."""
-        if self.history is None:
-            self.history = History(torch.tensor([list(self.prompt)], dtype=torch.int64).to(device))
-        for token in self.output[self.noted :]:
-            if token < 0:  # a place that vLLM has not filled yet
-                raise RuntimeError("vLLM gave no token where DRY needs one; report this version.")
-            self.history.append(torch.tensor([token]))
-        self.noted = len(self.output)
-        return self.history
+def _columns(
+    records: Sequence[Parameter], asked: Sequence[dict[str, Any]], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """A column [B] of each parameter that a row asks for; off in the others."""
+    columns = {}
+    for record in records:
+        if any(record.name in own for own in asked):
+            dtype = torch.int64 if record.kind is int else torch.float32
+            values = [own.get(record.name, record.off) for own in asked]
+            columns[record.name] = upload(values, dtype, device)
+    return columns
 
 
 class Requests(logits_processor.LogitsProcessor):
@@ -53,7 +42,9 @@ class Requests(logits_processor.LogitsProcessor):
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
         self.rows: dict[int, Request] = {}
-        self.columns: dict[str, torch.Tensor] = {}
+        self.columns: dict[str, torch.Tensor] = {}  # until the batch changes
+        self.dry: dict[str, torch.Tensor] = {}
+        self.tokens = TokensSoFar()
         replica = getattr(vllm_config.parallel_config, "data_parallel_rank", 0)
         self.fresh = torch.Generator().manual_seed((vllm_config.model_config.seed or 0) + replica)
         compile_ahead(vllm_config.model_config.get_vocab_size(), torch.device(device))
@@ -66,31 +57,21 @@ class Requests(logits_processor.LogitsProcessor):
 
     def update_state(self, batch_update: Any) -> None:
         if process_dict_updates(self.rows, batch_update, self._request) or batch_update:
-            self.columns.clear()
+            self.columns, self.dry = {}, {}
 
     def needs_tokens(self) -> bool:
         """Whether a request looks at its output, which vLLM then waits for."""
-        return any(row.dry for row in self.rows.values())
+        return any(row.looks for row in self.rows.values())
 
     def _request(self, params: Any, prompt: Sequence[int] | None, output: Sequence[int]) -> Request:
         seed = params.seed
         if seed is None:
             seed = int(torch.randint(2**63 - 1, (), generator=self.fresh))
-        given = extras(params)
-        dry = {name: value for name, value in given.items() if name.startswith("dry_")}
-        filters = {name: value for name, value in given.items() if name in EXTRA_FILTERS}
-        if params.min_p:
-            filters["min_p"] = params.min_p
-        if params.temperature < GREEDY_BELOW:  # greedy: vLLM's filters are off, and so are ours
-            filters = {}
-        return Request(
-            signed_word("seed", seed),
-            filters,
-            dry if dry.get("dry_multiplier") else {},
-            () if prompt is None else prompt,
-            output,
-            "min_p" in filters and params.top_p < 1,
-        )
+        return request(params, prompt, output, seed)
+
+    def in_order(self) -> list[Request]:
+        """Row by row."""
+        return [self.rows[i] for i in range(len(self.rows))]
 
     def filters(self, device: torch.device) -> dict[str, torch.Tensor]:
         """A column [B] for each filter that is on in a row, and the seeds.
@@ -98,29 +79,48 @@ class Requests(logits_processor.LogitsProcessor):
         And which rows, int64 [n], are to see min-p first, if any are.
         """
         if not self.columns:
-            ordered = [self.rows[i] for i in range(len(self.rows))]
-            named = [n for n in (*EXTRA_FILTERS, "min_p") if any(n in r.filters for r in ordered)]
-            for name in named:
-                record = RECORDS[name]
-                values = [row.filters.get(name, record.off) for row in ordered]
-                dtype = torch.int64 if record.kind is int else torch.float32
-                self.columns[name] = upload(values, dtype, device)
-            self.columns["seed"] = upload([r.seed for r in ordered], torch.int64, device)
-            if first := [i for i, row in enumerate(ordered) if row.min_p_first]:
+            rows = self.in_order()
+            records = [RECORDS[name] for name in (*EXTRA_FILTERS, "min_p")]
+            self.columns = _columns(records, [row.filters for row in rows], device)
+            self.columns["seed"] = upload([row.seed for row in rows], torch.int64, device)
+            if first := [i for i, row in enumerate(rows) if row.min_p_first]:
                 self.columns[MIN_P_FIRST] = upload(first, torch.int64, device)
         return self.columns
+
+    def edits(self, metadata: Any, device: torch.device) -> dict[str, Any]:
+        """Penalties and DRY by row, with the tokens so far; nothing where all are off."""
+        rows = self.in_order()
+        values: dict[str, Any] = {}
+        if self.penalizes(metadata):
+            values = {name: getattr(metadata, column) for name, column in PENALTIES.items()}
+        if any(row.dry for row in rows):
+            values |= self._dry(rows, device)
+        return values | {"history": self.tokens.of(rows, device)} if values else {}
+
+    def _dry(self, rows: list[Request], device: torch.device) -> dict[str, torch.Tensor]:
+        if not self.dry:
+            asked = [row.dry for row in rows]
+            self.dry = _columns([NUMBERS[name] for name in EXTRA_DRY], asked, device)
+            if any(own.get(DRY_BREAKERS) for own in asked):
+                breakers = padded(own.get(DRY_BREAKERS, ()) for own in asked)
+                self.dry[DRY_BREAKERS] = breakers.to(device)
+        return self.dry
+
+    def penalizes(self, metadata: Any) -> bool:
+        """Whether vLLM's penalties are part of the draw, and not vLLM's own.
+
+        They are its own where it comes to the logits once more behind them, to end a thought, and
+        where a value is beyond the range of ours or a prompt has no token ids.
+        """
+        thinking = metadata.thinking_budget_state_holder
+        if metadata.no_penalties or (thinking is not None and thinking.has_tracked_requests()):
+            return False
+        return all(row.fits for row in self.rows.values())
 
     def steps(self, device: torch.device) -> torch.Tensor:
         """How many tokens each row has generated, int64 [B]."""
         counts = [len(self.rows[i].output) for i in range(len(self.rows))]
         return upload(counts, torch.int64, device)
-
-
-def upload(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    column = torch.tensor(values, dtype=dtype, device="cpu")
-    if device.type == "cpu":
-        return column
-    return column.pin_memory().to(device, non_blocking=True)
 
 
 def asks_for_tokens(batch_of_vllm: type) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,16 @@ logger = init_logger("vllm.fused_sampler")
 _BEFORE = ("top_n_sigma", "top_h", "min_p")
 
 
+def apply_processors(
+    plain: Any, sampler: Any, logits: torch.Tensor, metadata: Any, predict_bonus_token: bool
+) -> torch.Tensor:
+    """The place of `Sampler.apply_logits_processors`: without penalties that the draw applies."""
+    requests = _requests(metadata, logits)
+    if requests is not None and requests.penalizes(metadata):
+        metadata = replace(metadata, no_penalties=True)
+    return plain(logits, metadata, predict_bonus_token)
+
+
 def sample_batch(
     plain: Any,
     sampler: Any,
@@ -28,31 +39,48 @@ def sample_batch(
     metadata: Any,
     logprobs_mode_override: Any = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The place of `Sampler.sample`: fp32 logits [B, V] after bias, penalties, masks; tokens [B].
+    """The place of `Sampler.sample`: fp32 logits [B, V] after bias and masks; tokens [B].
 
     With processed log-probabilities where they are asked for. vLLM's own runs in its dummy batches,
-    with speculative decoding, and for a batch that is greedy throughout.
+    with speculative decoding, and for a batch that is greedy throughout and has no penalty.
     """
-    found = [p for p in metadata.logitsprocs.argmax_invariant if isinstance(p, Requests)]
-    if not found:
+    requests = _requests(metadata, logits)
+    if requests is None:
         return plain(logits, metadata, logprobs_mode_override)
-    if len(found[0].rows) != len(logits):
-        logger.warning_once("A batch of other rows than its requests is drawn by vLLM's own code.")
+    edits = requests.edits(metadata, logits.device)
+    if metadata.all_greedy and not edits:
         return plain(logits, metadata, logprobs_mode_override)
-    requests = found[0]
-    _apply_dry(logits, requests)
-    if metadata.all_greedy:
-        return plain(logits, metadata, logprobs_mode_override)
-    custom = _custom(metadata)
+    custom = _custom(metadata) and not metadata.all_greedy
+    values: dict[str, Any] = dict(requests.filters(logits.device))
+    first = values.pop(MIN_P_FIRST, None)
+    if edits and (custom or first is not None):  # what comes next sees the edited logits
+        logits, edits = mask_logits(logits, **edits, validate=False), {}
+    values |= {"top_k": metadata.top_k, "top_p": metadata.top_p, **edits}
+    values["temperature"] = torch.zeros(1) if metadata.all_greedy else metadata.temperature
     greedy = sampler.greedy_sample(logits) if custom and not metadata.all_random else None
-    logits, values = _prepare(sampler, logits, metadata, requests, custom)
-    seed = values.pop("seed")
-    draw = {"seed": seed, "step": requests.steps(logits.device), "validate": False}
+    if custom:
+        logits = _divided(sampler, logits, metadata)
+        values.pop("min_p", None)
+        values["temperature"] = None
+    elif first is not None:
+        logits = _min_p_first(logits, values, first)
+    draw: dict[str, Any] = {"step": requests.steps(logits.device), "validate": False}
+    draw["seed"] = values.pop("seed")
     tokens = _mended(sampler, logits, sample(logits, **values, **draw), custom)
     if greedy is not None:
         tokens = torch.where(metadata.temperature < GREEDY_BELOW, greedy.long(), tokens)
     mode = logprobs_mode_override or sampler.logprobs_mode
     return tokens, _processed(sampler, logits, metadata, values, draw, mode)
+
+
+def _requests(metadata: Any, logits: torch.Tensor) -> Requests | None:
+    """Those of this batch; None where vLLM's own code is to run."""
+    found = [p for p in metadata.logitsprocs.argmax_invariant if isinstance(p, Requests)]
+    if found and len(found[0].rows) == len(logits):
+        return found[0]
+    if found:
+        logger.warning_once("A batch of other rows than its requests is drawn by vLLM's own code.")
+    return None
 
 
 def _custom(metadata: Any) -> bool:
@@ -73,45 +101,26 @@ def _mended(sampler: Any, logits: torch.Tensor, tokens: torch.Tensor, custom: bo
     return tokens.clamp(min=0)
 
 
-def _apply_dry(logits: torch.Tensor, requests: Requests) -> None:
-    """DRY after all of vLLM's penalties, on the rows that ask for it, greedy ones too."""
-    for row, request in requests.rows.items():
-        if request.dry:
-            history = request.tokens(logits.device)
-            own = logits[row : row + 1]
-            own.copy_(mask_logits(own, **request.dry, history=history, validate=False))
+def _divided(sampler: Any, logits: torch.Tensor, metadata: Any) -> torch.Tensor:
+    """As vLLM's processors of the divided logits leave them, min-p among them."""
+    logits = sampler.apply_temperature(logits, metadata.temperature, metadata.all_random)
+    for processor in metadata.logitsprocs.argmax_invariant:
+        logits = processor.apply(logits)
+    return logits
 
 
-def _prepare(
-    sampler: Any, logits: torch.Tensor, metadata: Any, requests: Requests, custom: bool
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The logits to draw from, and the parameters of the draw by row, seeds among them."""
-    values: dict[str, Any] = dict(requests.filters(logits.device))
-    values |= {"top_k": metadata.top_k, "top_p": metadata.top_p}
-    values["temperature"] = metadata.temperature
-    first = values.pop(MIN_P_FIRST, None)
-    if custom:  # they see the divided logits, and min-p where vLLM has it
-        logits = sampler.apply_temperature(logits, metadata.temperature, metadata.all_random)
-        for processor in metadata.logitsprocs.argmax_invariant:
-            logits = processor.apply(logits)
-        values.pop("min_p", None)
-        values["temperature"] = None
-        return logits, values
-    if first is not None:
-        _min_p_first(logits, values, first)
-    return logits, values
-
-
-def _min_p_first(logits: torch.Tensor, values: dict[str, Any], rows: torch.Tensor) -> None:
+def _min_p_first(logits: torch.Tensor, values: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
     """Where a row has both, vLLM lets top-p see what min-p left; ours is the other way round.
 
-    Those rows are filtered by min-p in a call of its own, together with what comes before top-k.
+    Those rows are filtered by min-p in a call of its own, together with what comes before top-k,
+    which is then off in their `values`.
     """
     head = {name: values[name] for name in ("temperature", *_BEFORE) if name in values}
     own = {name: column[rows] for name, column in head.items()}
     logits[rows] = mask_logits(logits[rows], **own, validate=False)
     for name, column in head.items():
         values[name] = column.index_fill(0, rows, RECORDS[name].off)
+    return logits
 
 
 def _processed(

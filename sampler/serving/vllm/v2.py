@@ -13,7 +13,7 @@ from vllm.config.model import PROCESSED_LOGPROBS_MODES
 from ...api import mask_logits, sample
 from ...params import RECORDS
 from .asked import EXTRA_FILTERS, GREEDY_BELOW, extras
-from .batch import upload
+from .upload import upload
 
 
 def add_request(plain: Any, sampler: Any, index: int, params: Any) -> None:
