@@ -40,7 +40,7 @@ def install() -> None:
     _wrap(Sampler, "sample", v1.sample_batch)
     _wrap(InputProcessor, "_validate_params", _validate_params)
     _wrap(SamplerV2, "add_request", v2.add_request)
-    _wrap(SamplerV2, "_sample_random", v2.sample_batch)
+    _wrap(SamplerV2, "sample", v2.sample_batch)
     asks_for_tokens(InputBatch)
     let_vllm_look_at_llvmlite()
     logger.info("The fused sampler draws the tokens (FUSED_SAMPLER_VLLM=1).")

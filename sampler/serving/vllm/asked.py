@@ -49,6 +49,15 @@ def _check_breakers(ids: Any) -> None:
         raise TypeError(f"{DRY_BREAKERS} must be a list of token ids, got {ids!r}.")
 
 
+def filters_and_dry(params: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    """Those of `extra_args` that are on: of a greedy request DRY alone, as vLLM's filters."""
+    given = extras(params)
+    filters = {name: value for name, value in given.items() if name in EXTRA_FILTERS}
+    dry = {name: value for name, value in given.items() if name not in EXTRA_FILTERS}
+    greedy = params.temperature < GREEDY_BELOW
+    return {} if greedy else filters, dry if dry.get("dry_multiplier") else {}
+
+
 def check_request(params: Any, config: Any) -> None:
     """Raise vLLM's error where `extra_args` are wrong, or ask for what this engine cannot do."""
     try:
@@ -59,11 +68,6 @@ def check_request(params: Any, config: Any) -> None:
         raise VLLMValidationError(
             f"{next(iter(given))} does not go with speculative decoding, whose draws are vLLM's "
             "own; leave it out of extra_args."
-        )
-    dry = [name for name in given if name.startswith("dry_")]
-    if dry and config.use_v2_model_runner:
-        raise VLLMValidationError(
-            f"{dry[0]} needs vLLM's V1 model runner; start it with VLLM_USE_V2_MODEL_RUNNER=0."
         )
 
 
@@ -98,14 +102,9 @@ class Request:
 
 def request(params: Any, prompt: Sequence[int] | None, output: Sequence[int], seed: int) -> Request:
     """From vLLM's SamplingParams and its token ids; no prompt where it was given as embeddings."""
-    given = extras(params)
-    dry = {name: value for name, value in given.items() if name.startswith("dry_")}
-    dry = dry if dry.get("dry_multiplier") else {}
-    filters = {name: value for name, value in given.items() if name in EXTRA_FILTERS}
-    if params.min_p:
+    filters, dry = filters_and_dry(params)
+    if params.min_p and params.temperature >= GREEDY_BELOW:
         filters["min_p"] = params.min_p
-    if params.temperature < GREEDY_BELOW:  # greedy: vLLM's filters are off, and so are ours
-        filters = {}
     penalties = {name: getattr(params, name) for name in PENALTIES}
     on = [name for name, value in penalties.items() if value != NUMBERS[name].off]
     of_prompt = bool(dry) or REPETITION in on

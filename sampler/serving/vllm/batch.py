@@ -9,28 +9,13 @@ import torch
 from vllm.v1.sample import logits_processor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from ...edits.records import NUMBERS
-from ...filters import Parameter
 from ...params import RECORDS
 from .ahead import compile_ahead
-from .asked import DRY_BREAKERS, EXTRA_DRY, EXTRA_FILTERS, PENALTIES, Request, request
-from .tokens import TokensSoFar, padded
-from .upload import upload
+from .asked import EXTRA_FILTERS, PENALTIES, Request, request
+from .columns import columns_of, dry_columns, upload
+from .tokens import TokensSoFar
 
 MIN_P_FIRST = "min_p_first"
-
-
-def _columns(
-    records: Sequence[Parameter], asked: Sequence[dict[str, Any]], device: torch.device
-) -> dict[str, torch.Tensor]:
-    """A column [B] of each parameter that a row asks for; off in the others."""
-    columns = {}
-    for record in records:
-        if any(record.name in own for own in asked):
-            dtype = torch.int64 if record.kind is int else torch.float32
-            values = [own.get(record.name, record.off) for own in asked]
-            columns[record.name] = upload(values, dtype, device)
-    return columns
 
 
 class Requests(logits_processor.LogitsProcessor):
@@ -81,7 +66,7 @@ class Requests(logits_processor.LogitsProcessor):
         if not self.columns:
             rows = self.in_order()
             records = [RECORDS[name] for name in (*EXTRA_FILTERS, "min_p")]
-            self.columns = _columns(records, [row.filters for row in rows], device)
+            self.columns = columns_of(records, [row.filters for row in rows], device)
             self.columns["seed"] = upload([row.seed for row in rows], torch.int64, device)
             if first := [i for i, row in enumerate(rows) if row.min_p_first]:
                 self.columns[MIN_P_FIRST] = upload(first, torch.int64, device)
@@ -94,17 +79,9 @@ class Requests(logits_processor.LogitsProcessor):
         if self.penalizes(metadata):
             values = {name: getattr(metadata, column) for name, column in PENALTIES.items()}
         if any(row.dry for row in rows):
-            values |= self._dry(rows, device)
+            self.dry = self.dry or dry_columns([row.dry for row in rows], device)
+            values |= self.dry
         return values | {"history": self.tokens.of(rows, device)} if values else {}
-
-    def _dry(self, rows: list[Request], device: torch.device) -> dict[str, torch.Tensor]:
-        if not self.dry:
-            asked = [row.dry for row in rows]
-            self.dry = _columns([NUMBERS[name] for name in EXTRA_DRY], asked, device)
-            if any(own.get(DRY_BREAKERS) for own in asked):
-                breakers = padded(own.get(DRY_BREAKERS, ()) for own in asked)
-                self.dry[DRY_BREAKERS] = breakers.to(device)
-        return self.dry
 
     def penalizes(self, metadata: Any) -> bool:
         """Whether vLLM's penalties are part of the draw, and not vLLM's own.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from ...edits.history import History
 from .asked import Request
-from .upload import upload
+from .columns import padded, upload
 
 
 class TokensSoFar:
@@ -47,9 +44,3 @@ class TokensSoFar:
         assert self.history is not None
         self.history.reorder(torch.tensor([places[id(row)] for row in rows]))
         self.rows = rows
-
-
-def padded(texts: Iterable[Sequence[int]]) -> torch.Tensor:
-    """int64 [n, L], -1 behind the last token of each."""
-    columns = [torch.tensor(text, dtype=torch.int64) for text in texts]
-    return pad_sequence(columns, batch_first=True, padding_value=-1)

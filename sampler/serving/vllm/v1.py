@@ -12,14 +12,11 @@ from vllm.logger import init_logger
 from vllm.v1.sample.logits_processor.builtin import MinPLogitsProcessor
 
 from ...api import mask_logits, sample
-from ...params import RECORDS
 from .asked import GREEDY_BELOW
 from .batch import MIN_P_FIRST, Requests
+from .min_p import min_p_first
 
 logger = init_logger("vllm.fused_sampler")
-
-# Filters that come before top-k and top-p; vLLM has min-p before them, too.
-_BEFORE = ("top_n_sigma", "top_h", "min_p")
 
 
 def apply_processors(
@@ -63,7 +60,7 @@ def sample_batch(
         values.pop("min_p", None)
         values["temperature"] = None
     elif first is not None:
-        logits = _min_p_first(logits, values, first)
+        logits = min_p_first(logits, values, first, first)
     draw: dict[str, Any] = {"step": requests.steps(logits.device), "validate": False}
     draw["seed"] = values.pop("seed")
     tokens = _mended(sampler, logits, sample(logits, **values, **draw), custom)
@@ -106,20 +103,6 @@ def _divided(sampler: Any, logits: torch.Tensor, metadata: Any) -> torch.Tensor:
     logits = sampler.apply_temperature(logits, metadata.temperature, metadata.all_random)
     for processor in metadata.logitsprocs.argmax_invariant:
         logits = processor.apply(logits)
-    return logits
-
-
-def _min_p_first(logits: torch.Tensor, values: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
-    """Where a row has both, vLLM lets top-p see what min-p left; ours is the other way round.
-
-    Those rows are filtered by min-p in a call of its own, together with what comes before top-k,
-    which is then off in their `values`.
-    """
-    head = {name: values[name] for name in ("temperature", *_BEFORE) if name in values}
-    own = {name: column[rows] for name, column in head.items()}
-    logits[rows] = mask_logits(logits[rows], **own, validate=False)
-    for name, column in head.items():
-        values[name] = column.index_fill(0, rows, RECORDS[name].off)
     return logits
 
 
