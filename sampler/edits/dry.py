@@ -8,6 +8,7 @@ token more makes each number that of the place before and 1, or 0 where another 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 
@@ -86,3 +87,13 @@ def _powers(bases: tuple[float, ...], longest: int) -> torch.Tensor:
         if torch.equal(powers[-1], powers[-2]):
             break
     return torch.stack(powers, dim=1)
+
+
+def checked_breakers(given: Any) -> list[int]:
+    """Token ids as a list, from a list, a tuple or a tensor; raises TypeError."""
+    ids = given.tolist() if isinstance(given, torch.Tensor) else given
+    if not isinstance(ids, (list, tuple)) or not all(
+        isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids
+    ):
+        raise TypeError(f"dry_breakers must be a list of token ids, got {given!r}.")
+    return list(ids)

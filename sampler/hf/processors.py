@@ -19,6 +19,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 
 from .. import params
 from ..edits import bitmask
+from ..edits.dry import checked_breakers
 from ..edits.history import History
 from ..edits.records import DRY_MULTIPLIER, REPETITION_PENALTY
 from ..params import check_number, check_tensor
@@ -312,7 +313,7 @@ def checked(name: str, value: Any) -> Any:
     if name == LOGIT_BIAS:
         return _checked_bias(value)
     if name == DRY_BREAKERS:
-        return _checked_breakers(value)
+        return checked_breakers(value)
     if isinstance(value, torch.Tensor):
         check_tensor(name, value, value.numel(), validate=True)
     else:
@@ -344,12 +345,3 @@ def _checked_bias(given: Any) -> dict[int, float]:
             )
         bias[key] = float(value)
     return bias
-
-
-def _checked_breakers(given: Any) -> list[int]:
-    ids = given.tolist() if isinstance(given, torch.Tensor) else given
-    if not isinstance(ids, (list, tuple)) or not all(
-        isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids
-    ):
-        raise TypeError(f"dry_breakers must be a list of token ids, got {given!r}.")
-    return list(ids)

@@ -171,10 +171,13 @@ def test_greedy_rows_are_vllms(custom):
     assert tokens[1::2].tolist() == plain[1::2].tolist()
 
 
-def test_rows_that_cannot_be_drawn_from_get_a_token():
+@pytest.mark.parametrize("more", [{}, {"presence_penalty": 1.0}], ids=str)
+@pytest.mark.parametrize("temperature", [0.9, 0])
+def test_rows_that_cannot_be_drawn_from_get_a_token(temperature, more):
     x = logits_of(4)
     x[1], x[2, 5], x[3, 6] = -torch.inf, torch.nan, torch.inf
-    tokens, _ = draw(x, batch_of([request(temperature=0.9)] * 4))
+    rows = [request([3], temperature=temperature, **more) for _ in range(4)]
+    tokens, _ = draw(x, batch_of(rows))
     assert ((tokens >= 0) & (tokens < VOCAB)).all()
     assert tokens[3] == 6
 

@@ -9,6 +9,7 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 
 from ...contract.draws import signed_word
+from ...edits.dry import checked_breakers
 from ...edits.records import FREQUENCY_PENALTY, NUMBERS, PRESENCE_PENALTY, REPETITION_PENALTY
 from ...filters import FILTERS
 from ...params import XTC_PROBABILITY, check_number
@@ -37,16 +38,10 @@ def extras(params: Any) -> dict[str, Any]:
     given = {n: v for n, v in (params.extra_args or {}).items() if n in EXTRAS and v is not None}
     for name, value in given.items():
         if name == DRY_BREAKERS:
-            _check_breakers(value)
+            checked_breakers(value)
         else:
             check_number(name, value)
     return given
-
-
-def _check_breakers(ids: Any) -> None:
-    good = isinstance(ids, Sequence) and not isinstance(ids, str)
-    if not good or not all(type(token) is int and token >= 0 for token in ids):
-        raise TypeError(f"{DRY_BREAKERS} must be a list of token ids, got {ids!r}.")
 
 
 def filters_and_dry(params: Any) -> tuple[dict[str, float], dict[str, Any]]:
