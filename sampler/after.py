@@ -23,7 +23,6 @@ from .output import Drawn, RowState, log_probability
 from .params import RowParams
 
 KEPT_AS = ("ids", "bitmask")
-_NO_TOKEN = -(2**63)
 _AT_ONCE = 2**22  # logits whose order, or tables, are in memory at one time
 
 
@@ -142,17 +141,23 @@ def kept_tokens(logits: torch.Tensor, rows: RowParams, drawn: Drawn) -> torch.Te
 def best_ids(logits: torch.Tensor, among: torch.Tensor, n: int) -> torch.Tensor:
     """The ids of the n largest logits of those marked, int64 [B, n], of equals the lowest first.
 
-    -1 where fewer are marked. Value and id are one integer, so every device gives the same order.
+    -1 where fewer are marked. Of logits that equal the last, `topk` takes any, so the lowest of
+    their ids are looked for: every device then gives the same.
     """
     vocab = logits.shape[-1]
-    backwards = vocab - 1 - torch.arange(vocab, device=logits.device)
+    every = torch.arange(vocab, dtype=torch.int32, device=logits.device)
+    places = torch.arange(n, device=logits.device)
     found = []
-    for x, marked in in_parts(logits, among):
-        bits = (x.float() + 0.0).view(torch.int32)
-        key = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() * 2**32 + backwards
-        key = key.masked_fill(~marked, _NO_TOKEN)
-        best = key.topk(n, dim=-1).values
-        found.append((vocab - 1 - (best & 0xFFFFFFFF)).masked_fill(best == _NO_TOKEN, -1))
+    for own, marked in in_parts(logits, among):
+        x = own.float().masked_fill(~marked, -torch.inf)
+        values, ids = x.topk(n, dim=-1)
+        least = values[:, -1:]
+        equal = torch.where(x == least, every, vocab).topk(n, dim=-1, largest=False).values
+        better = (values > least).sum(-1, keepdim=True)
+        equal = equal.long().gather(-1, (places - better).clamp(min=0))
+        ids, order = torch.where(places < better, ids, equal).sort(dim=-1)
+        values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+        found.append(ids.gather(-1, order).masked_fill(values == -torch.inf, -1))
     return torch.cat(found)
 
 
