@@ -20,3 +20,10 @@ def register_vllm() -> None:
         from . import vllm
 
         vllm.install()
+
+
+def register_sglang() -> None:
+    """The entry point in `sglang.srt.plugins`: `fused_sampler` becomes a `--sampling-backend`."""
+    from . import sglang
+
+    sglang.register()
