@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 
 .PHONY: setup demo test lint check docs test-targets test-gpu hub test-hub bench bench-check \
-	bench-record test-compat test-vllm clean
+	bench-record test-compat test-vllm test-sglang clean
 
 setup: .venv/ready
 
@@ -127,5 +127,24 @@ test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/pip install -q --no-deps -e .
 	touch $@
 
+# The backend for SGLang, with its real engine on the CPU and a tiny model; an environment of its own.
+test-sglang: .venv-sglang/ready
+	.venv-sglang/bin/pytest -rs tests/serving
+
+# SGLang's own PyTorch is for GPUs, as is the build of torchvision that fits ours.
+.venv-sglang/ready: setup.py pyproject.toml tests/helpers/sglang_requirements.py \
+		tests/helpers/torchvision_without_ops.py
+	test -x .venv-sglang/bin/python || $(PYTHON) -m venv .venv-sglang
+	.venv-sglang/bin/pip install -q $(TORCH) packaging
+	.venv-sglang/bin/pip install -q --no-deps sglang==0.5.23 torchvision==0.28.0
+	.venv-sglang/bin/python tests/helpers/sglang_requirements.py >.venv-sglang/requirements.txt
+	.venv-sglang/bin/pip install -q -r .venv-sglang/requirements.txt 'triton>=3.4' jsonschema pytest \
+		pytest-xdist hypothesis
+	.venv-sglang/bin/pip install -q --no-deps -e .
+	PLACE="$$(.venv-sglang/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+		cp tests/helpers/torchvision_without_ops.py "$$PLACE" && \
+		echo "import torchvision_without_ops" >"$$PLACE/torchvision_without_ops.pth"
+	touch $@
+
 clean:
-	rm -rf .venv .venv-compat .venv-hub .venv-vllm build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-compat .venv-hub .venv-vllm .venv-sglang build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
