@@ -138,7 +138,7 @@ test-sglang: .venv-sglang/ready
 	.venv-sglang/bin/pip install -q $(TORCH) packaging
 	.venv-sglang/bin/pip install -q --no-deps sglang==0.5.23 torchvision==0.28.0
 	.venv-sglang/bin/python tests/helpers/sglang_requirements.py >.venv-sglang/requirements.txt
-	.venv-sglang/bin/pip install -q -r .venv-sglang/requirements.txt 'triton>=3.4' jsonschema pytest \
+	.venv-sglang/bin/pip install -q -r .venv-sglang/requirements.txt 'triton>=3.4' dill jsonschema pytest \
 		pytest-xdist hypothesis
 	.venv-sglang/bin/pip install -q --no-deps -e .
 	PLACE="$$(.venv-sglang/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \

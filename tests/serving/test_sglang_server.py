@@ -1,8 +1,8 @@
 """SGLang's server with our backend, as its command line starts it, on the CPU with a tiny model.
 
 Each answer is compared with `sample` on what transformers computes for the same text. SGLang is
-told to take back requests again and again and to read prompts in small parts, as it does where memory is
-short. `make test-sglang` has the environment.
+told to take back requests again and again and to read prompts in small parts, as it does where
+memory is short. `make test-sglang` has the environment.
 """
 
 import json
@@ -162,7 +162,7 @@ def test_bias_penalties_and_grammars_come_before(server):
     values = [
         dict(seeded, logit_bias={"77": 100.0}),
         dict(seeded, regex="[xyz]{12}"),
-        dict(seeded, logit_bias={"77": 20.0, "78": 19.0}, frequency_penalty=2.0),
+        dict(seeded, logit_bias={"77": 100.0, "78": 99.0}, frequency_penalty=2.0),
         seeded,
     ]
     biased, regex, penalized, free = tokens_of(generate(server, [PROMPTS[0]] * 4, values))

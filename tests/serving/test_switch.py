@@ -7,12 +7,17 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from fused_sampler.serving import VLLM_SWITCH, register_vllm
+from fused_sampler.serving import VLLM_SWITCH, register_sglang, register_vllm
 
 
 def test_vllm_finds_the_entry_point():
     (found,) = (e for e in entry_points(group="vllm.general_plugins") if e.name == "fused_sampler")
     assert found.load() is register_vllm
+
+
+def test_sglang_finds_the_entry_point():
+    (found,) = (e for e in entry_points(group="sglang.srt.plugins") if e.name == "fused_sampler")
+    assert found.load() is register_sglang
 
 
 @pytest.mark.parametrize("value", [None, "0", ""])
