@@ -244,13 +244,16 @@ def test_the_kept_set_of_our_filters(sampler):
 
 
 def test_top_n_sigma_sees_the_whole_row_before_sglangs_top_p(sampler):
-    values = dict(top_k=30, top_p=0.7, sampling_seed=3, custom_params={"top_n_sigma": 2.0})
+    values = dict(top_k=4, top_p=0.95, sampling_seed=3, custom_params={"top_n_sigma": 1.0})
     x = logits_of(1)
-    kept = mask_logits(x[0], top_n_sigma=2.0, top_p=0.7).isfinite()
-    wanted = x[0].masked_fill(~kept, -torch.inf).topk(30).indices[: int(kept.sum())]
+    assert int(mask_logits(x[0], top_n_sigma=1.0, top_p=0.95).isfinite().sum()) == 5
+    first = mask_logits(x[0], top_p=0.95)
+    assert int(mask_logits(first, top_n_sigma=1.0).isfinite().sum()) == 2
     _, output = run(sampler, x, batch_of([request(kept=True, temperature=1.0, **values)]), [0])
     mask = output.sampling_mask_output
-    assert set(mask.token_ids[0, : int(mask.lengths[0])].tolist()) == set(wanted.tolist())
+    assert set(mask.token_ids[0, : int(mask.lengths[0])].tolist()) == set(
+        x[0].topk(4).indices.tolist()
+    )
 
 
 def test_first_tokens_have_the_softmaxs_frequencies(sampler):
@@ -301,18 +304,21 @@ DRY = {"dry_multiplier": 2.0, "dry_allowed_length": 1, "dry_breakers": [9]}
 def test_dry_looks_at_prompt_and_output(sampler, other):
     x = logits_of(2)
     x[0, 6] = x[0].amax() + 1  # would repeat three tokens: 2 * 1.75**2 less
-    prompt, output = [1, 2, 3, 4, 5, 6, VOCAB + 7], [3, 4, 5]  # the last one is of an image
+    image = VOCAB + 7
+    prompt, output = [1, 2, 3, 4, 5, 6, 5, image], [3, 4, 5]
     asks = request(prompt, output, temperature=0, custom_params=DRY)
     info = batch_of([asks, request(**other)])
-    history = History(torch.tensor([[*prompt[:-1], *output]]))
-    for step in range(3):
-        tokens, _ = run(sampler, x, info, [8, step])
+    history = History(torch.tensor([[*prompt[:-1], -1, *output]]))
+    best = []
+    for step in range(10):
+        tokens, _ = run(sampler, x, info, [step + 8, step])
         wanted = mask_logits(x[:1], **DRY, history=history).argmax(-1)
-        assert tokens[0] == wanted and (step or wanted != 6)
+        assert tokens[0] == wanted
+        assert tokens[1] == sample(x[1], **expected(other), step=step)
         history.append(wanted)
+        best.append(bool(wanted == x[0].argmax()))
         x[0, int(wanted)] += 3  # it repeats itself from now on
-        arguments = expected(other)
-        assert tokens[1] == sample(x[1], **arguments, step=step)
+    assert not best[0] and best[1] and not all(best[1:])  # until DRY has seen enough of it
 
 
 def test_requests_without_a_seed_differ_keep_theirs_and_repeat_with_the_engine():
