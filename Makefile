@@ -129,7 +129,7 @@ test-vllm: .venv-vllm/ready
 
 # The backend for SGLang, with its real engine on the CPU and a tiny model; an environment of its own.
 test-sglang: .venv-sglang/ready
-	.venv-sglang/bin/pytest -rs tests/serving
+	.venv-sglang/bin/pytest -rs -s tests/serving
 
 # SGLang's own PyTorch is for GPUs, as is the build of torchvision that fits ours.
 .venv-sglang/ready: setup.py pyproject.toml tests/helpers/sglang_requirements.py \

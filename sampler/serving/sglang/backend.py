@@ -70,7 +70,7 @@ class FusedSampler(plain.Sampler):
         requests: Requests,
     ) -> torch.Tensor:
         logits = self._preprocess_logits(logits_output.next_token_logits, info)
-        if return_logprob:  # before top-p drops tokens of rows that want it first
+        if return_logprob:
             original = plain.SGLANG_RETURN_ORIGINAL_LOGPROB
             scaled = logits if original else logits / info.temperatures
             logprobs = torch.log_softmax(scaled, dim=-1)
@@ -139,13 +139,17 @@ def _arguments(
 
 
 def _top_p_first(logits: torch.Tensor, values: dict[str, Any], rows: torch.Tensor) -> None:
-    """Take what top-p drops out of the logits of these rows, and let no later call do it again.
+    """Let top-p see the whole distribution of these rows, not what top-k leaves of it.
 
-    Together with the filters that come before top-k in either order.
+    What it keeps are the best n tokens, ties together, and so is what top-k n keeps. Likewise for
+    the filters that come before top-k in either order.
     """
     head = [name for name in (*_BEFORE_TOP_K, "top_p") if name in values]
     own = {name: values[name][rows] for name in ("temperature", *head)}
-    kept = mask_logits(logits[rows], **own, validate=False)
-    logits[rows] = logits[rows].masked_fill(kept == -torch.inf, -torch.inf)
+    seen = logits if len(rows) == len(logits) else logits[rows]
+    info: Any = sample(seen, **own, seed=0, return_info=True, validate=False)
+    top_k = values["top_k"]
+    least = torch.minimum(top_k[rows], info.kept.clamp(min=1).to(top_k.dtype))
+    values["top_k"] = top_k.index_copy(0, rows, least)
     for name in head:
         values[name] = values[name].index_fill(0, rows, RECORDS[name].off)
