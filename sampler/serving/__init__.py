@@ -1,7 +1,7 @@
 """Serving engines on the sampler: what they load by their plugin entry points, off until asked for.
 
-An entry point runs in each process of an engine, so this module imports no engine: only the switch
-does, in `vllm/`. `docs/engines.md` says how to use it.
+An entry point runs in each process of an engine, so this module imports no engine: what it calls
+does, in `vllm/` and `sglang/`. `docs/engines.md` says how to use it.
 """
 
 from __future__ import annotations

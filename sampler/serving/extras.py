@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from ..edits.dry import checked_breakers
 from ..edits.records import NUMBERS
 from ..filters import FILTERS
 from ..params import XTC_PROBABILITY, check_number
@@ -24,13 +25,7 @@ def take_extras(given: Mapping[str, Any]) -> dict[str, Any]:
     ours = {name: given[name] for name in keys if given.get(name) is not None}
     for name, value in ours.items():
         if name == DRY_BREAKERS:
-            _check_breakers(value)
+            checked_breakers(value)
         else:
             check_number(name, value)
     return ours
-
-
-def _check_breakers(ids: Any) -> None:
-    good = isinstance(ids, Sequence) and not isinstance(ids, str)
-    if not good or not all(type(token) is int and token >= 0 for token in ids):
-        raise TypeError(f"{DRY_BREAKERS} must be a list of token ids, got {ids!r}.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..warmup import warmup
+from ...warmup import warmup
 
 
 def compile_ahead(vocab: int, device: torch.device) -> None:
