@@ -13,7 +13,8 @@ from ..params import XTC_PROBABILITY, check_number
 OF_ENGINES = ("top_k", "top_p", "min_p")
 EXTRA_FILTERS = (*(f.name for f in FILTERS if f.name not in OF_ENGINES), XTC_PROBABILITY.name)
 DRY_BREAKERS = "dry_breakers"
-EXTRA_DRY = (*(name for name in NUMBERS if name.startswith("dry_")), DRY_BREAKERS)
+DRY_NUMBERS = tuple(name for name in NUMBERS if name.startswith("dry_"))
+EXTRA_DRY = (*DRY_NUMBERS, DRY_BREAKERS)
 
 
 def take_extras(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sglang.srt.layers.sampler import register_sampler_backend
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_device, get_server_args
 
-from .ahead import compile_ahead
+from ..ahead import compile_ahead
 from .backend import FusedSampler
 from .batch import note_requests
 

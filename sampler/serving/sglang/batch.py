@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,9 @@ from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from ...contract.draws import signed_word
 from ...edits.history import History
 from ...params import RECORDS
+from ..columns import columns_of, upload
 from ..extras import EXTRA_DRY, EXTRA_FILTERS
+from ..methods import wrap
 from .asked import extras
 
 # What a request without a seed has where SGLang's inference is deterministic.
@@ -64,17 +66,15 @@ class Requests:
         If there are any: `greedy`, bool [B], and `top_p_first`, the numbers of those rows.
         """
         if not self._columns:
-            for name in EXTRA_FILTERS:
-                if name in self.on:
-                    values = [row.filters.get(name, RECORDS[name].off) for row in self.rows]
-                    self._columns[name] = _upload(values, torch.float32, device)
+            records = [RECORDS[name] for name in EXTRA_FILTERS]
+            self._columns.update(columns_of(records, [r.filters for r in self.rows], device))
             for name in ("seed", "prompt"):
                 values = [getattr(row, name) for row in self.rows]
-                self._columns[name] = _upload(values, torch.int64, device)
+                self._columns[name] = upload(values, torch.int64, device)
             if any(greedy := [row.greedy for row in self.rows]):
-                self._columns["greedy"] = _upload(greedy, torch.bool, device)
+                self._columns["greedy"] = upload(greedy, torch.bool, device)
             if first := [i for i, row in enumerate(self.rows) if row.top_p_first]:
-                self._columns["top_p_first"] = _upload(first, torch.int64, device)
+                self._columns["top_p_first"] = upload(first, torch.int64, device)
         return self._columns
 
 
@@ -83,18 +83,11 @@ def requests_of(info: Any) -> Requests | None:
     return getattr(info, _REQUESTS, None)
 
 
-def _upload(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    column = torch.tensor(values, dtype=dtype, device="cpu")
-    if device.type == "cpu":
-        return column
-    return column.pin_memory().to(device, non_blocking=True)
-
-
 def _request(req: Any, vocab: int, device: torch.device) -> Request:
     """The record of one of SGLang's requests, for a part of its prompt and all that follows."""
     params, given = req.sampling_params, extras(req)
     greedy = params.top_k <= 1  # at temperature 0 as well, which SGLang has as top-k 1
-    filters = {name: value for name, value in given.items() if name in EXTRA_FILTERS}
+    filters = {} if greedy else {n: v for n, v in given.items() if n in EXTRA_FILTERS}
     on = {
         "top_k": params.top_k < TOP_K_ALL,
         "top_p": params.top_p < 1,
@@ -111,7 +104,7 @@ def _request(req: Any, vocab: int, device: torch.device) -> Request:
         signed_word("sampling_seed", _seed(req)),
         len(req.origin_input_ids),
         greedy,
-        frozenset(() if greedy else (name for name in on if on[name])),
+        frozenset() if greedy else frozenset(name for name in on if on[name]),
         filters,
         dry,
     )
@@ -145,21 +138,10 @@ def _fresh_seeds() -> torch.Generator:
 @functools.cache
 def note_requests() -> None:
     """Give each batch the records of its requests from now on."""
-    _wrap("adjusted_from_schedule_batch", _note)
-    _wrap("adjusted_filter_batch", _filter)
-    _wrap("adjusted_merge_batch", _merge)
-    _wrap("copy_for_forward", _copy)
-
-
-def _wrap(name: str, ours: Callable[..., Any]) -> None:
-    """Replace a method by `ours`, which gets the one that was there as its first argument."""
-    original = getattr(SamplingBatchInfo, name)
-
-    @functools.wraps(original)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return ours(functools.partial(original, self), self, *args, **kwargs)
-
-    setattr(SamplingBatchInfo, name, method)
+    wrap(SamplingBatchInfo, "adjusted_from_schedule_batch", _note)
+    wrap(SamplingBatchInfo, "adjusted_filter_batch", _filter)
+    wrap(SamplingBatchInfo, "adjusted_merge_batch", _merge)
+    wrap(SamplingBatchInfo, "copy_for_forward", _copy)
 
 
 def _note(original: Any, info: Any, batch: Any, vocab_size: int) -> None:

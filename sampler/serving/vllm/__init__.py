@@ -12,8 +12,6 @@ by name. What is not ours goes on to the method that was there before.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from vllm.logger import init_logger
@@ -23,6 +21,7 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu.sample.sampler import Sampler as SamplerV2
 from vllm.v1.worker.gpu_input_batch import InputBatch
 
+from ..methods import wrap
 from . import v1, v2
 from .ahead import let_vllm_look_at_llvmlite
 from .asked import check_request
@@ -36,25 +35,14 @@ def install() -> None:
     if logits_processor.BUILTIN_LOGITS_PROCESSORS.count(Requests):
         return
     logits_processor.BUILTIN_LOGITS_PROCESSORS.append(Requests)
-    _wrap(Sampler, "apply_logits_processors", v1.apply_processors)
-    _wrap(Sampler, "sample", v1.sample_batch)
-    _wrap(InputProcessor, "_validate_params", _validate_params)
-    _wrap(SamplerV2, "add_request", v2.add_request)
-    _wrap(SamplerV2, "sample", v2.sample_batch)
+    wrap(Sampler, "apply_logits_processors", v1.apply_processors)
+    wrap(Sampler, "sample", v1.sample_batch)
+    wrap(InputProcessor, "_validate_params", _validate_params)
+    wrap(SamplerV2, "add_request", v2.add_request)
+    wrap(SamplerV2, "sample", v2.sample_batch)
     asks_for_tokens(InputBatch)
     let_vllm_look_at_llvmlite()
     logger.info("The fused sampler draws the tokens (FUSED_SAMPLER_VLLM=1).")
-
-
-def _wrap(owner: Any, name: str, ours: Callable[..., Any]) -> None:
-    """Replace a method by `ours`, which gets the one that was there as its first argument."""
-    plain = getattr(owner, name)
-
-    @functools.wraps(plain)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return ours(functools.partial(plain, self), self, *args, **kwargs)
-
-    setattr(owner, name, method)
 
 
 def _validate_params(plain: Any, processor: Any, params: Any, *args: Any, **kwargs: Any) -> Any:

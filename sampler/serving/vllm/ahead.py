@@ -1,31 +1,21 @@
-"""What an engine does before its first step."""
+"""What vLLM's engine does before its first step."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import torch
 
 from ...edits.history import History
 from ...edits.records import NUMBERS
-from ...warmup import warmup
+from ..ahead import compile_ahead
 from .asked import PENALTIES
 
 
-def compile_ahead(vocab: int, device: torch.device) -> None:
-    """The kernels of what requests ask for most, before the first of them waits."""
-    row = {"temperature": 0.5, "seed": 1, "step": 0}
-    tokens = {"history": History(torch.zeros(1, 1, dtype=torch.int64)).to(device)}
-    sets: list[dict[str, Any]] = [{}, tokens | {name: NUMBERS[name].off for name in PENALTIES}]
-    if device.type != "cpu":  # whose kernels are the same for all
-        sets += [{"top_k": 50}, {"top_p": 0.9}, {"top_k": 50, "top_p": 0.9}]
-    for arguments in sets:
-        columns: dict[str, Any] = {
-            name: value if isinstance(value, History) else torch.tensor([value], device=device)
-            for name, value in (row | arguments).items()
-        }
-        warmup(vocab, device=device, **columns)
+def prepare(vocab: int, device: torch.device) -> None:
+    """Compile what requests ask for most, penalties among it."""
+    tokens = History(torch.zeros(1, 1, dtype=torch.int64)).to(device)
+    compile_ahead(vocab, device, {"history": tokens} | {n: NUMBERS[n].off for n in PENALTIES})
     let_vllm_look_at_llvmlite()
 
 

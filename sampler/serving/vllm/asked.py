@@ -9,16 +9,10 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 
 from ...contract.draws import signed_word
-from ...edits.dry import checked_breakers
 from ...edits.records import FREQUENCY_PENALTY, NUMBERS, PRESENCE_PENALTY, REPETITION_PENALTY
-from ...filters import FILTERS
-from ...params import XTC_PROBABILITY, check_number
+from ..extras import EXTRA_FILTERS, take_extras
 
 GREEDY_BELOW = 1e-5  # vLLM's, and ours
-_OF_VLLM = ("top_k", "top_p", "min_p")
-EXTRA_FILTERS = (*(f.name for f in FILTERS if f.name not in _OF_VLLM), XTC_PROBABILITY.name)
-EXTRA_DRY = tuple(name for name in NUMBERS if name.startswith("dry_"))
-DRY_BREAKERS = "dry_breakers"
 REPETITION = REPETITION_PENALTY.name
 # Those of vLLM by their names in its metadata, where they are columns.
 PENALTIES = {
@@ -26,27 +20,14 @@ PENALTIES = {
     FREQUENCY_PENALTY.name: "frequency_penalties",
     PRESENCE_PENALTY.name: "presence_penalties",
 }
-# What vLLM lacks: keys of the `extra_args` of its SamplingParams.
-EXTRAS = (*EXTRA_FILTERS, *EXTRA_DRY, DRY_BREAKERS)
-
-
-def extras(params: Any) -> dict[str, Any]:
-    """Those of ours among the `extra_args` of vLLM's SamplingParams, checked.
-
-    Raises TypeError or ValueError. Other keys are other plugins'.
-    """
-    given = {n: v for n, v in (params.extra_args or {}).items() if n in EXTRAS and v is not None}
-    for name, value in given.items():
-        if name == DRY_BREAKERS:
-            checked_breakers(value)
-        else:
-            check_number(name, value)
-    return given
 
 
 def filters_and_dry(params: Any) -> tuple[dict[str, float], dict[str, Any]]:
-    """Those of `extra_args` that are on: of a greedy request DRY alone, as vLLM's filters."""
-    given = extras(params)
+    """Ours of the `extra_args` of vLLM's SamplingParams: of a greedy request DRY alone.
+
+    Raises TypeError or ValueError for a wrong value.
+    """
+    given = take_extras(params.extra_args or {})
     filters = {name: value for name, value in given.items() if name in EXTRA_FILTERS}
     dry = {name: value for name, value in given.items() if name not in EXTRA_FILTERS}
     greedy = params.temperature < GREEDY_BELOW
@@ -56,7 +37,7 @@ def filters_and_dry(params: Any) -> tuple[dict[str, float], dict[str, Any]]:
 def check_request(params: Any, config: Any) -> None:
     """Raise vLLM's error where `extra_args` are wrong, or ask for what this engine cannot do."""
     try:
-        given = extras(params) if hasattr(params, "extra_args") else {}
+        given = take_extras(getattr(params, "extra_args", None) or {})
     except (TypeError, ValueError) as error:
         raise VLLMValidationError(str(error)) from error
     if given and config.speculative_config is not None:

@@ -10,9 +10,11 @@ from vllm.v1.sample import logits_processor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from ...params import RECORDS
-from .ahead import compile_ahead
-from .asked import EXTRA_FILTERS, PENALTIES, Request, request
-from .columns import columns_of, dry_columns, upload
+from ..columns import columns_of, upload
+from ..extras import EXTRA_FILTERS
+from .ahead import prepare
+from .asked import PENALTIES, Request, request
+from .columns import dry_columns
 from .tokens import TokensSoFar
 
 MIN_P_FIRST = "min_p_first"
@@ -32,7 +34,7 @@ class Requests(logits_processor.LogitsProcessor):
         self.tokens = TokensSoFar()
         replica = getattr(vllm_config.parallel_config, "data_parallel_rank", 0)
         self.fresh = torch.Generator().manual_seed((vllm_config.model_config.seed or 0) + replica)
-        compile_ahead(vllm_config.model_config.get_vocab_size(), torch.device(device))
+        prepare(vllm_config.model_config.get_vocab_size(), torch.device(device))
 
     def is_argmax_invariant(self) -> bool:
         return True

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ...edits.history import History
+from ..columns import upload
 from .asked import Request
-from .columns import padded, upload
+from .columns import padded
 
 
 class TokensSoFar:

@@ -15,8 +15,10 @@ from vllm.config.model import PROCESSED_LOGPROBS_MODES
 
 from ...api import mask_logits, sample
 from ...params import RECORDS
-from .asked import EXTRA_FILTERS, filters_and_dry
-from .columns import columns_of, dry_columns, upload
+from ..columns import columns_of, upload
+from ..extras import EXTRA_FILTERS
+from .asked import filters_and_dry
+from .columns import dry_columns
 from .min_p import min_p_first
 
 
