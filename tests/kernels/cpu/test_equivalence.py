@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from calls import calls
 from common import KINDS, PARAMS, assert_same, logits_of, real_logits
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fused_sampler.contract import reference
 from fused_sampler.params import resolve_rows
@@ -155,50 +155,6 @@ def test_a_bound_above_all_but_equal_tokens():
     x = torch.full((1, 8200), -0.1)
     x[0, ::4] = 0.0
     assert_same(cpu, reference, x, top_p=0.9)
-
-
-numbers = st.floats(min_value=-30, max_value=30, width=32) | st.integers(-3, 3).map(float)
-logit = numbers | st.just(-float("inf"))
-
-
-@st.composite
-def calls(draw):
-    batch, vocab = draw(st.integers(1, 4)), draw(st.integers(1, 200))
-    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
-    row = st.lists(logit, min_size=vocab, max_size=vocab)
-    x = torch.tensor(draw(st.lists(row, min_size=batch, max_size=batch))).to(dtype)
-    x[:, draw(st.integers(0, vocab - 1))] = draw(numbers)  # at least one token is allowed
-
-    def per_row(values, dtype):
-        return draw(
-            values
-            | st.lists(values, min_size=batch, max_size=batch).map(
-                lambda v: torch.tensor(v, dtype=dtype)
-            )
-        )
-
-    share = st.floats(2.0**-20, 1, width=32)
-    others = {
-        "temperature_last": st.booleans(),
-        "top_n_sigma": st.floats(0, 8, width=32),
-        "top_h": share,
-        "typical_p": share,
-        "epsilon_cutoff": st.floats(0, 0.5, width=32),
-        "eta_cutoff": st.floats(0, 0.5, width=32),
-        "top_a": st.floats(0, 1, width=32),
-        "xtc_probability": st.floats(0, 1, width=32),
-        "xtc_threshold": st.floats(0, 0.5, width=32),
-        "mirostat_mu": st.floats(-2, 20, width=32),
-    }
-    params = {
-        "temperature": per_row(st.sampled_from([0.0, 1e-3, 0.5, 1.0, 1.7, 100.0]), torch.float32),
-        "top_k": per_row(st.integers(0, vocab + 1), torch.int64),
-        "top_p": per_row(st.floats(0, 1, width=32), torch.float32),
-        "min_p": per_row(st.floats(0, 1, width=32), torch.float32),
-        **draw(st.fixed_dictionaries({}, optional=others)),
-        "seed": draw(st.integers(-(2**63), 2**64 - 1)),
-    }
-    return x, params
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
