@@ -6,7 +6,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.13.0
 
 .PHONY: setup demo test lint check docs test-targets test-gpu hub test-hub bench bench-check \
-	bench-record test-compat test-vllm test-sglang clean
+	bench-record test-compat test-vllm test-sglang dist soak fuzz clean
 
 setup: .venv/ready
 
@@ -145,6 +145,23 @@ test-sglang: .venv-sglang/ready
 		cp tests/helpers/torchvision_without_ops.py "$$PLACE" && \
 		echo "import torchvision_without_ops" >"$$PLACE/torchvision_without_ops.pth"
 	touch $@
+
+# What is released, in dist/: built, checked, and used in environments of its own, with the oldest and
+# the newest of Python and of all that it needs. Some minutes, and gigabytes where the registry's
+# PyTorch is one for CUDA. A Python that is not to be had is told, and this one taken.
+OLDEST_PYTHON ?= python3.10
+NEWEST_PYTHON ?= python3.13
+dist: setup
+	$(BIN)/python release.py --oldest $(OLDEST_PYTHON) --newest $(NEWEST_PYTHON)
+
+# 10^8 tokens from several threads, each of them looked at: ten minutes at most.
+soak: setup
+	PYTHONPATH=tests/helpers $(BIN)/python tests/long/soak.py
+
+# The public functions with arguments of all kinds, for so many seconds.
+FUZZ_SECONDS ?= 600
+fuzz: setup
+	PYTHONPATH=tests/helpers $(BIN)/python tests/long/fuzz.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv .venv-compat .venv-hub .venv-vllm .venv-sglang build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
