@@ -69,7 +69,7 @@ def choose_backend(backend: str, device: torch.device) -> str:
 
     Raises ValueError with the reason and the remedy where the choice is not to be had.
     """
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         names = ", ".join(f'"{name}"' for name in BACKENDS)
         raise ValueError(f"backend is {backend!r}; choose one of {names}.")
     if backend == "auto":

@@ -41,6 +41,8 @@ def resolve_slots(
             "pass tables of one size, or numbers."
         )
     size = sizes[0] if sizes else 1
+    if batch and size == 0:
+        raise ValueError("slots number the lines of tables, but one has no line; pass some values.")
     slots = slots.detach().to(logits.device)
     if not validate:
         slots = slots.clamp(0, size - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from common import logits_of
@@ -127,6 +128,8 @@ def test_every_backend_draws_the_same(backend):
 def test_a_name_that_is_none():
     with pytest.raises(ValueError, match='backend is \'gpu\'; choose one of "auto", "triton"'):
         sample(X, backend="gpu")
+    with pytest.raises(ValueError, match=r"backend is array\(\[0\., 0\.\]\); choose one of"):
+        sample(X, backend=np.zeros(2))
 
 
 @pytest.fixture

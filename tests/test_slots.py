@@ -100,6 +100,7 @@ def test_a_number_beyond_the_table_is_the_nearest_where_nothing_is_checked(backe
         ({"slots": torch.tensor([-1, 0])}, "slots is -1 in row 0"),
         ({"slots": torch.tensor([0, 1]), "top_p": torch.ones(5)}, "5 and 6 lines"),
         ({"slots": torch.tensor([0, 1]), "min_p": torch.ones(6) * 2}, "min_p is 2.0 in row 0"),
+        ({"slots": torch.tensor([0, 0]), "top_k": torch.tensor([]).long()}, "but one has no line"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
