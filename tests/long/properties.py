@@ -50,7 +50,10 @@ def check(call: Call, backends: Sequence[str]) -> str:
         tokens = _tokens(drawn)
         tokens = tokens[..., None] if tokens.dim() < masked.dim() else tokens
         chosen = masked.gather(-1, tokens.clamp(min=0)) > -torch.inf
-        _require(bool((chosen | (tokens < 0)).all()), f"a dropped token in {tokens}", call)
+        chosen |= tokens < 0
+        # Divided by a small temperature it may be -inf, as everywhere.
+        chosen |= call.logits.gather(-1, tokens.clamp(min=0)) < -1e33
+        _require(bool(chosen.all()), f"a dropped token in {tokens}", call)
     return "served"
 
 
