@@ -139,6 +139,7 @@ def _draw_kernel(
         rounds = rounds_of_row(rounds, pid_b, SHAPE)
     seed = of_row(Column(seed_ptr, seed_stride, slots_ptr), pid_b, tl.int64)
     step = of_row(Column(step_ptr, step_stride, slots_ptr), pid_b, tl.int64)
+    step += tl.zeros([], tl.int64)  # Triton's interpreter has numbers from 2**31 on in 32 bits
     stream = pid_b
     if stream_ptr is not None:
         stream = of_row(Column(stream_ptr, stream_stride, None), pid_b, tl.int64)

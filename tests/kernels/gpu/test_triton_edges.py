@@ -9,6 +9,7 @@ import torch
 from common import DEVICE
 from triton_cases import CASES, SMALL, assert_equals_reference, each_row, on_device, settled
 
+from fused_sampler import sample
 from fused_sampler.contract import reference
 from fused_sampler.contract.reference import BlockTable
 from fused_sampler.kernels.gpu import launch
@@ -163,3 +164,12 @@ def test_the_mass_that_epsilon_is_a_share_of_is_a_power_of_two(vocab):
     assert settled(logits, epsilon_cutoff=cutoffs)[3].tolist() == [vocab] * 3
     logits[:, ::2] = -1e-5
     assert settled(logits, epsilon_cutoff=cutoffs)[3].tolist() == [vocab // 2, vocab, vocab // 2]
+
+
+@pytest.mark.parametrize("word", [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1])
+def test_seeds_and_steps_of_any_width(word):
+    logits = on_device("random", 3, 200)
+    for call in ({"seed": word, "step": 3}, {"seed": 3, "step": word}):
+        call |= {"num_samples": 8, "xtc_probability": 0.5, "xtc_threshold": 0.01}
+        ours = sample(logits, **call, backend="triton")
+        assert torch.equal(ours, sample(logits, **call, backend="torch"))
